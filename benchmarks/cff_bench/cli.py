@@ -1,0 +1,182 @@
+"""`cff-bench`: what inspection costs on this machine.
+
+A subcommand is a function that adds its parser and names, as `run`, the function that does the
+work; the packages it needs are imported there and nowhere earlier.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cff_bench.environment import available_cores, package_version
+from cff_runtime.errors import CffError, MissingDependencyError
+from cff_runtime.storage import atomic_write
+
+INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
+
+# import name -> extra that installs it
+_EXTRAS = {
+    "onnx": "cff-edge[export]",
+    "onnxruntime": "cff-edge[bench]",
+    "psutil": "cff-edge[bench]",
+    "skimage": "cff-edge[bench]",
+    "torch": "cff-edge[train]",
+    "torchvision": "cff-edge[train]",
+    "tqdm": "cff-edge[bench]",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `cff-bench` and return its exit status."""
+    args = _build_parser().parse_args(argv)
+    try:
+        with naming_the_extra():
+            status: int = args.run(args)
+    except CffError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status
+
+
+@contextlib.contextmanager
+def naming_the_extra() -> Iterator[None]:
+    """Turn a missing optional package into an error that names the extra to install.
+
+    Raises
+    ------
+    MissingDependencyError
+        If a package of one of the project's extras is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        extra = _EXTRAS[package]
+        raise MissingDependencyError(
+            f"package `{package}` must be installed for this; run `pip install '{extra}'`"
+        ) from error
+
+
+def write_json(path: Path | None, report: dict[str, Any]) -> None:
+    """Write a report as JSON, whole or not at all; nothing without a path.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
+    if path is not None:
+        atomic_write(path, (json.dumps(report, indent=2) + "\n").encode())
+
+
+def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every measuring subcommand has."""
+    parser.add_argument("-n", type=_positive, default=50, help="timed rounds (default: 50)")
+    parser.add_argument(
+        "--warmup", type=_not_negative, default=5, help="rounds before them (default: 5)"
+    )
+    parser.add_argument("--json", type=Path, metavar="F", help="also write the report as JSON")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cff-bench", description="Measure on this machine.")
+    version = package_version("cff-edge") or "unknown"
+    parser.add_argument("--version", action="version", version=f"cff-bench {version}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add_command in (_add_table6, _add_latency):
+        add_command(subparsers)
+    return parser
+
+
+def _add_table6(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "table6", help="the paper's Table 6: heads alone, unfolded and folded"
+    )
+    add_measuring_arguments(parser)
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        default=available_cores(),
+        help="of PyTorch and of ONNX Runtime (default: physical cores, %(default)s here)",
+    )
+    parser.set_defaults(run=_run_table6)
+
+
+def _run_table6(args: argparse.Namespace) -> int:
+    from cff_bench.table6 import Table6Settings, format_table6, run_table6
+
+    settings = Table6Settings(n=args.n, warmup=args.warmup, threads=args.threads)
+    report = run_table6(settings)
+    print(format_table6(report))
+    write_json(args.json, report)
+    return 0
+
+
+def _add_latency(subparsers: Any) -> None:
+    parser = subparsers.add_parser("latency", help="one inspection, stage by stage")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by cff-export")
+    parser.add_argument(
+        "--profile", type=Path, required=True, metavar="P", help="made by cff-run enroll"
+    )
+    parser.add_argument(
+        "--image", type=Path, metavar="F", help="part to inspect (default: seeded noise)"
+    )
+    add_measuring_arguments(parser)
+    parser.add_argument("--backend", default="onnxruntime", help="default: onnxruntime")
+    parser.add_argument("--provider", help="execution provider of the backend (default: its own)")
+    parser.add_argument(
+        "--threads", type=_positive, help="of the backend (default: the backend chooses)"
+    )
+    parser.set_defaults(run=_run_latency)
+
+
+def _run_latency(args: argparse.Namespace) -> int:
+    from cff_bench.latency import LatencySettings, format_latency, run_latency
+
+    chosen = {"provider": args.provider, "threads": args.threads}
+    settings = LatencySettings(
+        bundle=args.bundle,
+        profile=args.profile,
+        image=args.image,
+        n=args.n,
+        warmup=args.warmup,
+        backend=args.backend,
+        options={name: value for name, value in chosen.items() if value is not None},
+    )
+    report = run_latency(settings)
+    print(format_latency(report))
+    write_json(args.json, report)
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = _integer(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = _integer(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
+    return value
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

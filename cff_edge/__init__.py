@@ -1,0 +1,54 @@
+"""Train CFF heads on frozen backbones (PyTorch).
+
+Dimension letters are those of `cff_runtime`. Names are imported on first use, so that the command
+line can say what is missing on a machine without PyTorch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cff_edge.backbones import Backbone, BackboneInfo, load_backbone
+    from cff_edge.config import Config, load_config
+    from cff_edge.datasets import Dataset, Sample, load_mask, read_dataset
+    from cff_edge.detector import Detection, Detector
+    from cff_edge.heads import Head
+    from cff_edge.training import train
+
+_MODULE_OF = {
+    "Backbone": "backbones",
+    "BackboneInfo": "backbones",
+    "Config": "config",
+    "Dataset": "datasets",
+    "Detection": "detector",
+    "Detector": "detector",
+    "Head": "heads",
+    "Sample": "datasets",
+    "load_backbone": "backbones",
+    "load_config": "config",
+    "load_mask": "datasets",
+    "read_dataset": "datasets",
+    "train": "training",
+}
+
+__all__ = [
+    "Backbone",
+    "BackboneInfo",
+    "Config",
+    "Dataset",
+    "Detection",
+    "Detector",
+    "Head",
+    "Sample",
+    "load_backbone",
+    "load_config",
+    "load_mask",
+    "read_dataset",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -1,0 +1,244 @@
+"""Training configuration: frozen dataclasses, strict TOML, presets per backbone."""
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from cff_runtime.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which frozen backbone.
+
+    Attributes
+    ----------
+    name : str
+        ``efficientnet-lite0`` or ``open_clip:<model>``.
+    weights : str
+        ``imagenet``, an open_clip tag such as ``openai``, a file, or ``random``.
+    image_size : int
+        Side of the square network input in pixels.
+    joint_dim : int
+        C; 0 takes the backbone's own.
+    taps : tuple of int
+        Tapped blocks, 1-based, of a vision transformer; empty takes four evenly spaced ones.
+    """
+
+    name: str = "efficientnet-lite0"
+    weights: str = "imagenet"
+    image_size: int = 256
+    joint_dim: int = 0
+    taps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which labelled images.
+
+    Attributes
+    ----------
+    roots : tuple of str
+        Data sets in MVTec AD layout, VisA layout or plain folders.
+    products : tuple of str
+        Empty takes all.
+    exclude : tuple of str
+        Products left out, such as the one to be inspected later.
+    max_per_product : int
+        At most so many images of each product, drawn with the seed; 0 takes all.
+    """
+
+    roots: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_per_product: int = 0
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Projectors and calibrators, see `cff_edge.heads`, and the text map's weight."""
+
+    calibrator: str = "affine"
+    projector_init: str = "orthonormal"
+    text_weight: float = 0.05
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Two-stage training (CFF section 4).
+
+    Attributes
+    ----------
+    projector_epochs, calibrator_epochs : int
+        Epochs of stage 1 and stage 2.
+    learning_rate : float
+        Of Adam.
+    focal_weight, dice_weight, align_weight : float
+        Of L_total; stage 1 leaves L_align out.
+    global_weight : float
+        Of L_global inside L_align.
+    global_scale : {'tokens', 'none'}
+    adjacent_weights : tuple of float
+        w_n; empty takes 1 for every pair.
+    device : {'auto', 'cpu', 'cuda'}
+        Mixed precision is used on CUDA.
+    """
+
+    projector_epochs: int = 3
+    calibrator_epochs: int = 5
+    learning_rate: float = 1e-4
+    batch_size: int = 16
+    seed: int = 42
+    focal_weight: float = 0.6
+    dice_weight: float = 0.4
+    align_weight: float = 0.1
+    global_weight: float = 0.1
+    global_scale: str = "tokens"
+    adjacent_weights: tuple[float, ...] = ()
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a training run."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def to_toml(self) -> str:
+        """Return the configuration as TOML."""
+        return tomli_w.dumps(dataclasses.asdict(self))
+
+
+# The paper's recipe for CLIP (CFF section 4, VisA); the embedded backbone keeps the defaults.
+_OPEN_CLIP_PRESET: dict[str, dict[str, Any]] = {
+    "backbone": {"weights": "openai", "image_size": 518},
+    "head": {"projector_init": "default", "text_weight": 1.0},
+    "train": {"projector_epochs": 15, "calibrator_epochs": 15},
+}
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Build a configuration: the backbone's preset, then the file, then the overrides.
+
+    Parameters
+    ----------
+    path : Path, optional
+        TOML file.
+    overrides : sequence of str
+        Each ``section.key=value``; the value is TOML, or a plain string.
+
+    Raises
+    ------
+    UsageError
+        For a missing or malformed file, an unknown key or a value of the wrong type.
+    """
+    layers = [_read_toml(path)] if path is not None else []
+    layers += [_parse_override(text) for text in overrides]
+    name = BackboneConfig.name
+    for layer in layers:
+        name = layer.get("backbone", {}).get("name", name)
+    preset = _OPEN_CLIP_PRESET if str(name).startswith("open_clip:") else {}
+    config = Config()
+    for layer in (preset, *layers):
+        config = _apply(config, layer)
+    _check_ranges(config)
+    return config
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"configuration `{path}` must be a readable file: {error}") from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+        raise UsageError(f"configuration `{path}` must be TOML: {error}") from error
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not equals or not dot:
+        raise UsageError(f"`--set` must be section.key=value, got {text!r}")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return {section: {name: parsed}}
+
+
+def _apply(config: Config, layer: Mapping[str, Any]) -> Config:
+    sections: dict[str, Any] = {}
+    for section, values in layer.items():
+        current = getattr(config, section, None)
+        if current is None or not isinstance(values, Mapping):
+            _unknown(section, [f.name for f in dataclasses.fields(config)], "section")
+        sections[section] = dataclasses.replace(
+            current, **{k: _checked(current, section, k, v) for k, v in values.items()}
+        )
+    return dataclasses.replace(config, **sections)
+
+
+def _checked(current: Any, section: str, key: str, value: Any) -> Any:
+    """Return `value` with the type of the field's present value, or raise."""
+    names = [f.name for f in dataclasses.fields(current)]
+    if key not in names:
+        _unknown(f"{section}.{key}", [f"{section}.{name}" for name in names], "key")
+    present = getattr(current, key)
+    if isinstance(present, tuple):
+        values = value if isinstance(value, list) else [value]
+        kind = {"taps": int, "adjacent_weights": float}.get(key, str)
+        return tuple(_scalar(kind, f"{section}.{key}", item) for item in values)
+    return _scalar(type(present), f"{section}.{key}", value)
+
+
+def _scalar(kind: type, name: str, value: Any) -> Any:
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UsageError(f"`{name}` must be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def _unknown(name: str, known: Sequence[str], what: str) -> None:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean `{near[0]}`?" if near else f"; there are {', '.join(known)}"
+    raise UsageError(f"configuration {what} `{name}` must be known{hint}")
+
+
+def _check_ranges(config: Config) -> None:
+    train = config.train
+    positive = {"batch_size": train.batch_size, "learning_rate": train.learning_rate}
+    not_negative = {
+        "projector_epochs": train.projector_epochs,
+        "calibrator_epochs": train.calibrator_epochs,
+        "focal_weight": train.focal_weight,
+        "dice_weight": train.dice_weight,
+        "align_weight": train.align_weight,
+        "global_weight": train.global_weight,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise UsageError(f"`train.{name}` must be above 0, got {value}")
+    for name, value in not_negative.items():
+        if not value >= 0:
+            raise UsageError(f"`train.{name}` must be 0 or more, got {value}")
+    if train.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"`train.device` must be auto, cpu or cuda, got {train.device!r}")
+    if not config.head.text_weight >= 0:
+        raise UsageError(f"`head.text_weight` must be 0 or more, got {config.head.text_weight}")
+    if config.data.max_per_product < 0:
+        raise UsageError("`data.max_per_product` must be 0 or more")

@@ -1,0 +1,297 @@
+"""Two-stage training of the head (CFF section 4), on frozen features from disk.
+
+Stage 1 trains the projectors on focal and dice loss; stage 2 freezes them and trains the
+calibrators, which start at the identity, on L_total. Every epoch draws its order and dropout from
+the seed and its own number, so that a resumed run equals one that was never interrupted.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cff_edge.backbones import Backbone
+from cff_edge.checkpoint import (
+    CONFIG_NAME,
+    HEAD_NAME,
+    LOG_NAME,
+    STATE_NAME,
+    read_tensors,
+    save_head,
+    write_tensors,
+)
+from cff_edge.config import Config, TrainConfig
+from cff_edge.datasets import Sample, load_mask
+from cff_edge.detector import Detector, abnormal_map, resize_planes
+from cff_edge.feature_cache import FeatureCache
+from cff_edge.heads import Head
+from cff_edge.losses import alignment_loss, dice_loss, focal_loss
+from cff_runtime.errors import CheckpointError, DatasetError, UsageError
+from cff_runtime.storage import atomic_write
+
+PHASES = ("projectors", "calibrators")
+
+
+def train(
+    config: Config,
+    backbone: Backbone,
+    samples: Sequence[Sample],
+    run: Path,
+    cache: Path | None = None,
+    resume: bool = False,
+) -> Head:
+    """Train a head and write the run's folder.
+
+    Parameters
+    ----------
+    config : Config
+    backbone : Backbone
+    samples : sequence of Sample
+        Labelled images, normal and defective, with masks.
+    run : Path
+        Folder of the run.
+    cache : Path, optional
+        Folder of the feature cache; ``<run>/cache`` by default.
+    resume : bool
+        Continue an interrupted run.
+
+    Returns
+    -------
+    Head
+        Trained, in eval mode, on the CPU.
+
+    Raises
+    ------
+    UsageError
+        If `run` holds another run, or nothing to resume.
+    DatasetError
+        If there is no defective or no normal sample.
+    """
+    if not any(s.is_defective for s in samples) or all(s.is_defective for s in samples):
+        raise DatasetError(
+            "training needs normal and defective images with masks; "
+            f"got {len(samples)} images, {sum(s.is_defective for s in samples)} of them defective"
+        )
+    trainer = _Trainer(config, backbone, samples, run, cache or run / "cache")
+    trainer.start(resume)
+    trainer.cache.fill([sample.path for sample in samples])
+    for phase, n_epochs in zip(PHASES, _epochs(config), strict=True):
+        trainer.run_phase(phase, n_epochs)
+    head = trainer.head.to("cpu").eval()
+    products = sorted({sample.product for sample in samples})
+    save_head(run, head, backbone.info, products)
+    return head
+
+
+class _Trainer:
+    """State of a run: head, optimiser, and where it stands."""
+
+    def __init__(
+        self, config: Config, backbone: Backbone, samples: Sequence[Sample], run: Path, cache: Path
+    ) -> None:
+        self.config = config
+        self.samples = samples
+        self.run = run
+        self.device = resolve_device(config.train.device)
+        self.info = backbone.info
+        with torch.random.fork_rng():
+            torch.manual_seed(config.train.seed)
+            widths = [stage.width for stage in self.info.stages]
+            self.head = Head(
+                widths, self.info.joint_dim, config.head.calibrator, config.head.projector_init
+            )
+        self.detector = Detector(backbone, self.head).to(self.device).eval()
+        self.cache = FeatureCache(cache, self.detector, self.device)
+        products = sorted({sample.product for sample in samples})
+        self.text = {name: backbone.text_vectors(name).to(self.device) for name in products}
+        self.done = {phase: 0 for phase in PHASES}
+        self.moments: dict[str, Tensor] = {}
+
+    def start(self, resume: bool) -> None:
+        """Write the configuration, or read the state of an interrupted run."""
+        state = self.run / STATE_NAME
+        if not resume:
+            if state.exists() or (self.run / HEAD_NAME).exists():
+                raise UsageError(
+                    f"`{self.run}` must be a new folder, it holds a run; "
+                    "continue it with `--resume` or choose another"
+                )
+            atomic_write(self.run / CONFIG_NAME, self.config.to_toml().encode())
+            return
+        if not state.exists():
+            if not (self.run / CONFIG_NAME).exists():
+                raise UsageError(f"`{self.run}` must hold an interrupted run to resume")
+            return  # interrupted before the end of its first epoch
+        tensors, facts = read_tensors(state)
+        if facts.get("run_key") != self._run_key():
+            raise CheckpointError(
+                f"`{self.run}` must be resumed with the configuration and images it was started "
+                "with; they differ, start a new run"
+            )
+        self.done = {phase: int(facts["done"][phase]) for phase in PHASES}
+        head_state = {k[5:]: v for k, v in tensors.items() if k.startswith("head.")}
+        self.head.load_state_dict(head_state)
+        self.moments = {k: v for k, v in tensors.items() if k.startswith("adam.")}
+
+    def run_phase(self, phase: str, n_epochs: int) -> None:
+        """Train one of the two stages from where it stands to its last epoch."""
+        if self.done[phase] >= n_epochs:
+            return
+        module = self.head.projectors if phase == "projectors" else self.head.calibrators
+        self.head.requires_grad_(False)
+        module.requires_grad_(True)
+        parameters = dict(module.named_parameters())
+        optimiser = torch.optim.Adam(parameters.values(), lr=self.config.train.learning_rate)
+        if self.done[phase] > 0:
+            _restore_moments(optimiser, parameters, self.moments)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.device.type == "cuda")
+        for epoch in range(self.done[phase], n_epochs):
+            started = time.monotonic()
+            loss = self._run_epoch(phase, epoch, n_epochs, optimiser, scaler)
+            self.done[phase] = epoch + 1
+            self._save_state(optimiser, parameters)
+            seconds = time.monotonic() - started
+            self._log({"phase": phase, "epoch": epoch + 1, "loss": loss, "seconds": seconds})
+
+    def _run_epoch(
+        self,
+        phase: str,
+        epoch: int,
+        n_epochs: int,
+        optimiser: torch.optim.Optimizer,
+        scaler: "torch.amp.GradScaler",
+    ) -> float:
+        seed = _epoch_seed(self.config.train.seed, phase, epoch)
+        order = np.random.default_rng(seed).permutation(len(self.samples))
+        total = 0.0
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.head.calibrators.train(phase == "calibrators")
+            bar = tqdm(
+                list(_batches(order, self.config.train.batch_size)),
+                desc=f"{phase} {epoch + 1}/{n_epochs}",
+                unit="batch",
+                disable=None,
+            )
+            for batch in bar:
+                loss = self._loss(phase, [self.samples[i] for i in batch])
+                optimiser.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                scaler.step(optimiser)
+                scaler.update()
+                total += loss.item() * len(batch)
+                bar.set_postfix(loss=f"{loss.item():.4f}")
+            self.head.eval()
+        return total / len(self.samples)
+
+    def _loss(self, phase: str, batch: Sequence[Sample]) -> Tensor:
+        """L_focal and L_dice, and in stage 2 L_align on the batch's normal images."""
+        train_config = self.config.train
+        size = (self.info.image_size, self.info.image_size)
+        stages = [s.to(self.device) for s in self.cache.load([item.path for item in batch])]
+        masks = np.stack([load_mask(sample, *size) for sample in batch])
+        target = torch.from_numpy(masks).to(self.device)
+        text = torch.stack([self.text[sample.product] for sample in batch])  # [B,C,2]
+        with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
+            calibrated = self.head(stages)
+        features = [torch.nn.functional.normalize(f.float(), dim=-1) for f in calibrated]
+        grids = [stage.grid for stage in self.info.stages]
+        maps = [abnormal_map(f, text, g, size) for f, g in zip(features, grids, strict=True)]
+        fused = torch.stack(maps).mean(dim=0)  # M = sum of M_n, over S to stay a probability
+        loss = train_config.focal_weight * focal_loss(fused, target)
+        loss = loss + train_config.dice_weight * dice_loss(fused, target)
+        normal = [index for index, sample in enumerate(batch) if not sample.is_defective]
+        if phase == "calibrators" and normal and train_config.align_weight > 0:
+            aligned = [f[normal] for f in on_common_grid(features, grids)]
+            loss = loss + train_config.align_weight * _align(aligned, train_config)
+        return loss
+
+    def _save_state(
+        self, optimiser: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]
+    ) -> None:
+        tensors = {f"head.{name}": t.cpu() for name, t in self.head.state_dict().items()}
+        for name, parameter in parameters.items():
+            for key, value in optimiser.state[parameter].items():
+                tensors[f"adam.{name}.{key}"] = value.cpu()
+        facts = {"run_key": self._run_key(), "done": self.done}
+        write_tensors(self.run / STATE_NAME, tensors, facts)
+
+    def _run_key(self) -> str:
+        """Hash over what must not change between the parts of one run."""
+        names = "\n".join(f"{s.product}/{s.defect}/{s.path.name}" for s in self.samples)
+        text = self.config.to_toml() + self.info.weights_sha256 + names
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _log(self, record: dict[str, object]) -> None:
+        with (self.run / LOG_NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def on_common_grid(
+    features: Sequence[Tensor], grids: Sequence[tuple[int, int]]
+) -> list[Tensor]:
+    """Resize features [B,N_s,C] of all stages to the finest grid, [B,N,C]."""
+    finest = max(grids, key=lambda grid: grid[0] * grid[1])
+    resized = []
+    for stage, grid in zip(features, grids, strict=True):
+        if grid != finest:
+            planes = stage.transpose(1, 2).unflatten(2, grid)  # [B,C,h_s,w_s]
+            stage = resize_planes(planes, finest).flatten(2).transpose(1, 2)
+        resized.append(stage)
+    return resized
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device; ``auto`` is CUDA where PyTorch has it.
+
+    Raises
+    ------
+    UsageError
+        If ``cuda`` is asked for and not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("`train.device` is cuda, but PyTorch sees no CUDA device; use cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _align(features: Sequence[Tensor], config: TrainConfig) -> Tensor:
+    weights = config.adjacent_weights or None
+    return alignment_loss(features, weights, config.global_weight, config.global_scale)
+
+
+def _epochs(config: Config) -> tuple[int, int]:
+    has_calibrator = config.head.calibrator != "none"
+    return config.train.projector_epochs, config.train.calibrator_epochs if has_calibrator else 0
+
+
+def _epoch_seed(seed: int, phase: str, epoch: int) -> int:
+    digest = hashlib.sha256(f"{seed} {phase} {epoch}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
+def _batches(order: np.ndarray, size: int) -> Iterator[list[int]]:
+    for start in range(0, len(order), size):
+        yield [int(index) for index in order[start : start + size]]
+
+
+def _restore_moments(
+    optimiser: torch.optim.Adam,
+    parameters: dict[str, torch.nn.Parameter],
+    moments: dict[str, Tensor],
+) -> None:
+    """Put the saved moments back; `step` stays on the CPU, as Adam keeps it."""
+    for name, parameter in parameters.items():
+        prefix = f"adam.{name}."
+        optimiser.state[parameter] = {
+            key[len(prefix) :]: value if key.endswith(".step") else value.to(parameter.device)
+            for key, value in moments.items()
+            if key.startswith(prefix)
+        }

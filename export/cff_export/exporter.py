@@ -1,0 +1,342 @@
+"""Export: fold, write graphs, golden answers and manifest, pass the parity gate, rename."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import save
+
+from cff_edge.backbones import Backbone
+from cff_edge.config import Config
+from cff_edge.detector import Detector
+from cff_edge.heads import Head
+from cff_export.batch_check import batch_position_diff
+from cff_export.fused_encoder import FusedEncoder, folded_input
+from cff_export.golden import GOLDEN_NAMES, N_REFERENCES, draw_golden_images
+from cff_export.graphs import write_encoder, write_scorer
+from cff_export.head_chains import fold_head
+from cff_export.passes import StageChain
+from cff_export.reference import (
+    ReferenceEncoding,
+    encode_reference,
+    in_chain_space,
+    reference_map,
+)
+from cff_runtime.backends import Backend, open_backend
+from cff_runtime.bundle import Bundle
+from cff_runtime.errors import ParityError, StorageError, UsageError
+from cff_runtime.finishing import image_score
+from cff_runtime.inspector import DEFAULT_TEXT_NAME, Inspector
+from cff_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, Stage, TextInfo
+from cff_runtime.preprocessing import Preprocessing
+from cff_runtime.storage import atomic_write, sha256_file
+from cff_runtime.verification import GOLDEN_PROFILE, ParityLimits, ParityReport, verify_bundle
+
+ENCODER = "encoder.fp32.onnx"
+TEXT_FILE = "text.safetensors"
+EXPECTED = "golden/expected.safetensors"
+PARITY = "parity.json"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What may be chosen at export.
+
+    Attributes
+    ----------
+    text_names : tuple of str
+        Class words whose text vectors the bundle carries, besides ``object``.
+    text_weight : float or None
+        Weight of the text map; the training configuration's if None.
+    limits : ParityLimits
+        Of the parity gate.
+    replace : bool
+        Replace a bundle that stands at the same place.
+    """
+
+    text_names: tuple[str, ...] = ()
+    text_weight: float | None = None
+    limits: ParityLimits = ParityLimits()
+    replace: bool = False
+
+
+def export_bundle(
+    backbone: Backbone,
+    head: Head,
+    config: Config,
+    out: Path,
+    settings: ExportSettings | None = None,
+    trained_on: Sequence[str] = (),
+) -> Bundle:
+    """Write a bundle; it appears at `out` complete and checked, or not at all.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        On the CPU.
+    head : Head
+        In eval mode, on the CPU.
+    config : Config
+        Of the training run.
+    out : Path
+        Folder to write.
+    settings : ExportSettings, optional
+    trained_on : sequence of str
+        Products that the head was trained on, for the manifest.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    UsageError
+        If `out` exists and `replace` is not set.
+    ParityError
+        If the exported graphs leave the parity limits; nothing is written.
+    StorageError
+        If the files cannot be written; nothing is left behind.
+    """
+    settings = settings or ExportSettings()
+    if out.exists() and not settings.replace:
+        raise UsageError(f"`{out}` must not exist yet; give another folder or `--replace`")
+    if out.exists() and not (out / MANIFEST_NAME).is_file():
+        raise UsageError(f"`{out}` must be a bundle to be replaced, it is something else")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    except OSError as error:
+        raise StorageError(f"`{out}` could not be written: {error}") from error
+    try:
+        _Export(backbone, head, config, settings, trained_on, work).run()
+        work.chmod(0o755)
+        _replace_folder(work, out)
+    except OSError as error:
+        raise StorageError(
+            f"`{out}` could not be written: {error.strerror or error}; nothing was left behind"
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Bundle.open(out)
+
+
+class _Export:
+    """One export into a working folder."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: Head,
+        config: Config,
+        settings: ExportSettings,
+        trained_on: Sequence[str],
+        work: Path,
+    ) -> None:
+        self.backbone = backbone
+        self.info = backbone.info
+        self.head = head
+        self.config = config
+        self.settings = settings
+        self.trained_on = list(trained_on)
+        self.work = work
+        weight = settings.text_weight
+        self.text_weight = config.head.text_weight if weight is None else weight
+        self.preprocessing = Preprocessing(self.info.image_size, self.info.image_size)
+        self.grids = [stage.grid for stage in self.info.stages]
+
+    def run(self) -> None:
+        """Write everything and pass the gate."""
+        names = tuple(dict.fromkeys((DEFAULT_TEXT_NAME, *self.settings.text_names)))
+        vectors = {name: self._text_vectors(name) for name in names}
+        atomic_write(self.work / TEXT_FILE, save(vectors))
+        text = vectors[DEFAULT_TEXT_NAME]
+        release = getattr(self.backbone, "release_text_tower", None)
+        if release is not None:
+            release()  # a ViT-L's text tower is half a gigabyte that nothing needs any more
+        images = draw_golden_images()
+        resized = [self.preprocessing(image) for image in images]
+        log.info("running the reference in PyTorch on %d golden images", len(images))
+        detector = Detector(self.backbone, self.head).eval()
+        expected = encode_reference(detector, resized, text)
+        chains, passes = self._write_graphs()
+        manifest = self._manifest(chains, passes, names)
+        backend = open_backend("onnxruntime", Bundle(self.work, manifest), {})
+        self._write_golden(manifest, backend, images, resized, expected, chains)
+        manifest = self._with_files(manifest)
+        log.info("parity gate: ONNX Runtime against PyTorch")
+        report = verify_bundle(Bundle(self.work, manifest), backend, self.settings.limits)
+        batch_diff = batch_position_diff(self.work / ENCODER, np.stack(resized), text)
+        parity = self._gate(report, batch_diff)
+        (self.work / PARITY).write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
+        manifest = self._with_files(dataclasses.replace(manifest, parity=parity))
+        (self.work / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+
+    def _text_vectors(self, name: str) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self.backbone.text_vectors(name).numpy()
+        return np.ascontiguousarray(vectors)
+
+    def _write_graphs(self) -> tuple[list[StageChain], list[dict[str, object]]]:
+        chains, passes = fold_head(self.head)
+        log.info("exporting the encoder to ONNX")
+        with folded_input(self.backbone) as folded:
+            encoder = FusedEncoder(self.backbone, chains, folded)
+            n_dropped = write_encoder(
+                encoder, self.info.image_size, self.info.joint_dim, self.work / ENCODER
+            )
+        for stage, (chain, grid) in enumerate(zip(chains, self.grids, strict=True)):
+            write_scorer(grid[0] * grid[1], chain.width, self.work / _scorer(stage))
+        passes += [
+            {"pass": "fold_normalization", "applied": True, "reason": folded.reason},
+            {"pass": "fold_text", "applied": True, "reason": "one text vector instead of two"},
+            {
+                "pass": "drop_unused",
+                "applied": n_dropped > 0,
+                "reason": f"{n_dropped} nodes and initialisers without a path to an output",
+            },
+        ]
+        return chains, passes
+
+    def _write_golden(
+        self,
+        manifest: Manifest,
+        backend: Backend,
+        images: Sequence[NDArray[np.uint8]],
+        resized: Sequence[NDArray[np.uint8]],
+        expected: Sequence[ReferenceEncoding],
+        chains: Sequence[StageChain],
+    ) -> None:
+        """Write golden images, the profile of the good ones, and the expected answers."""
+        folder = self.work / "golden"
+        folder.mkdir()
+        inspector = Inspector(Bundle(self.work, manifest), backend)
+        profile = inspector.enroll(list(resized[:N_REFERENCES]), "golden", DEFAULT_TEXT_NAME)
+        profile.save(self.work / GOLDEN_PROFILE)
+        answers: dict[str, NDArray[np.float32] | NDArray[np.uint8]] = {}
+        for index, encoding in enumerate(expected):
+            Image.fromarray(images[index]).save(folder / GOLDEN_NAMES[index])
+            answers[f"resized_{index}"] = resized[index]
+            for stage, chain in enumerate(chains):
+                inside, outside = in_chain_space(encoding.features[stage], chain)
+                if outside > self.settings.limits.features:
+                    raise ParityError(f"features of stage {stage} leave the folded space")
+                answers[f"features_{stage}_{index}"] = np.ascontiguousarray(inside)
+            anomaly_map = reference_map(
+                encoding, expected[:N_REFERENCES], self.grids, self.text_weight
+            )
+            peak = float(anomaly_map.max())
+            score = image_score(peak, encoding.text_score, profile.peak_scale)
+            answers[f"map_{index}"] = anomaly_map.astype(np.float32)
+            answers[f"text_map_{index}"] = np.ascontiguousarray(encoding.text_map)
+            answers[f"score_{index}"] = np.array([score], np.float32)
+            if encoding.text_score is not None:
+                answers[f"text_score_{index}"] = np.array([encoding.text_score], np.float32)
+        atomic_write(self.work / EXPECTED, save(answers))
+
+    def _gate(self, report: ParityReport, batch_diff: float) -> dict[str, object]:
+        failures = list(report.failures)
+        if not batch_diff <= self.settings.limits.features:
+            failures.append(f"an image's features change by {batch_diff:.2e} with its batch")
+        if failures:
+            raise ParityError("the export left the parity gate: " + "; ".join(failures))
+        return {**report.to_dict(), "batch_position_max_diff": batch_diff}
+
+    def _manifest(
+        self,
+        chains: Sequence[StageChain],
+        passes: list[dict[str, object]],
+        text_names: tuple[str, ...],
+    ) -> Manifest:
+        stages = tuple(
+            Stage(info.tap, info.grid, chain.width)
+            for info, chain in zip(self.info.stages, chains, strict=True)
+        )
+        manifest = Manifest(
+            id="",
+            precision="fp32",
+            encoder=ENCODER,
+            scorers=tuple(_scorer(stage) for stage in range(len(stages))),
+            preprocessing=self.preprocessing,
+            stages=stages,
+            joint_dim=self.info.joint_dim,
+            text=TextInfo(TEXT_FILE, text_names, self.text_weight, self.info.has_text_tower),
+            golden=EXPECTED,
+            files={},
+            backbone=dataclasses.asdict(self.info),
+            head={
+                "calibrator": self.config.head.calibrator,
+                "trained_on": self.trained_on,
+                "epochs": [
+                    self.config.train.projector_epochs,
+                    self.config.train.calibrator_epochs,
+                ],
+            },
+            parity={},
+            passes=tuple(passes),
+            tools=_tool_versions(),
+            licences={"backbone": self.info.licence},
+            notes=tuple(self._notes()),
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        )
+        manifest = self._with_files(manifest)
+        return dataclasses.replace(manifest, id=manifest.compute_id())
+
+    def _with_files(self, manifest: Manifest) -> Manifest:
+        """Return the manifest with hash and size of every file written so far."""
+        paths = sorted(path for path in self.work.rglob("*") if path.is_file())
+        files = {
+            path.relative_to(self.work).as_posix(): FileEntry(
+                sha256_file(path), path.stat().st_size
+            )
+            for path in paths
+        }
+        return dataclasses.replace(manifest, files=files)
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self.info.weights == "random":
+            notes.append("random backbone weights: for latency and parity only, results mean nothing")
+        if self.trained_on:
+            notes.append(
+                "the head was trained on images of the products in `head.trained_on`; "
+                "their licence may bind its use"
+            )
+        return notes
+
+
+def _scorer(stage: int) -> str:
+    return f"scorer_{stage}.fp32.onnx"
+
+
+def _replace_folder(work: Path, out: Path) -> None:
+    """Put the finished folder in place; an old bundle goes only after the new one stands."""
+    old = work.with_suffix(".old")
+    if out.exists():
+        out.rename(old)
+    try:
+        work.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _tool_versions() -> dict[str, str]:
+    versions = {"torch": str(torch.__version__), "onnxruntime": str(ort.__version__)}
+    for package in ("cff-edge", "onnx", "numpy", "pillow"):
+        versions[package] = importlib.metadata.version(package)
+    return versions

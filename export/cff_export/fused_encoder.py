@@ -1,0 +1,114 @@
+"""The encoder of a bundle as a PyTorch module with the graph's own signature.
+
+in   image [B,H,W,3] uint8 RGB, text [C,2] float32
+out  features_s [B,N_s,C_s] float32 unit rows, text_map [B,H,W], text_score [B] with a text tower
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from cff_edge.backbones import Backbone
+from cff_export.passes import (
+    TEXT_DIFFERENCE,
+    FoldedInput,
+    Linear,
+    Relu,
+    StageChain,
+    fold_normalization,
+)
+from cff_runtime.finishing import upsampling_matrix
+
+
+class FusedEncoder(nn.Module):
+    """Trunk and folded head; all that is left of training are constants."""
+
+    def __init__(self, backbone: Backbone, chains: Sequence[StageChain], folded: FoldedInput):
+        super().__init__()
+        info = backbone.info
+        self.trunk = backbone.module
+        self.grids = [stage.grid for stage in info.stages]
+        self.has_text_tower = info.has_text_tower
+        self.heads = nn.ModuleList(_head(chain) for chain in chains)
+        self.register_buffer("difference", torch.tensor(TEXT_DIFFERENCE))
+        self._optional("scale", None if folded.scale is None else folded.scale[:, None, None])
+        self._optional("shift", None if folded.shift is None else folded.shift[:, None, None])
+        for stage, (chain, grid) in enumerate(zip(chains, self.grids, strict=True)):
+            self._optional(f"basis_{stage}", chain.basis)
+            for axis, length in zip("yx", grid, strict=True):
+                matrix = upsampling_matrix(length, info.image_size)
+                self.register_buffer(f"up_{axis}_{stage}", torch.from_numpy(matrix))
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, ...]:
+        """Return features_0 .. features_{S-1}, text_map and, with a text tower, text_score."""
+        pixels = image.permute(0, 3, 1, 2).float()
+        if self.scale is not None:
+            pixels = pixels * self.scale + self.shift
+        stages, embedding = self.trunk(pixels)
+        direction = text @ self.difference  # [C]
+        features = []
+        text_map: Tensor | None = None
+        for stage, (head, tokens) in enumerate(zip(self.heads, stages, strict=True)):
+            unit = F.normalize(head(tokens), dim=-1)
+            features.append(unit)
+            probability = self._abnormal_map(stage, unit, direction)
+            text_map = probability if text_map is None else text_map + probability
+        assert text_map is not None  # noqa: S101 - a backbone has stages
+        if not self.has_text_tower:
+            return (*features, text_map)
+        return (*features, text_map, torch.sigmoid(F.normalize(embedding, dim=-1) @ direction))
+
+    def _abnormal_map(self, stage: int, unit: Tensor, direction: Tensor) -> Tensor:
+        """Probability map [B,H,W] of "abnormal" of one stage."""
+        basis = getattr(self, f"basis_{stage}")
+        vector = direction if basis is None else direction @ basis  # [C_s]
+        logits = (unit @ vector).unflatten(1, self.grids[stage])  # [B,h_s,w_s]
+        up_y, up_x = getattr(self, f"up_y_{stage}"), getattr(self, f"up_x_{stage}")
+        return torch.sigmoid(up_y @ logits @ up_x.T)
+
+    def _optional(self, name: str, array: "np.ndarray | None") -> None:
+        tensor = None if array is None else torch.from_numpy(array.astype(np.float32))
+        self.register_buffer(name, tensor)
+
+
+@contextmanager
+def folded_input(backbone: Backbone) -> Iterator[FoldedInput]:
+    """Fold the input normalisation, into the backbone's own stem while the context lasts."""
+    info, stem = backbone.info, backbone.unpadded_stem
+    mean, std = np.array(info.mean), np.array(info.std)
+    if stem is None:
+        yield fold_normalization(mean, std, None, None)
+        return
+    kept_weight, kept_bias = stem.weight, stem.bias
+    weight = kept_weight.detach().numpy().astype(np.float64)
+    bias = None if kept_bias is None else kept_bias.detach().numpy().astype(np.float64)
+    folded = fold_normalization(mean, std, weight, bias)
+    if folded.stem is None:
+        raise AssertionError("an unpadded stem takes the normalisation")
+    try:
+        stem.weight, stem.bias = (_frozen(array) for array in folded.stem)
+        yield folded
+    finally:
+        stem.weight, stem.bias = kept_weight, kept_bias
+
+
+def _frozen(array: "np.ndarray") -> nn.Parameter:
+    return nn.Parameter(torch.from_numpy(array.astype(np.float32)), requires_grad=False)
+
+
+def _head(chain: StageChain) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for layer in chain.layers:
+        if isinstance(layer, Linear):
+            module = nn.Linear(*layer.weight.shape[::-1])
+            module.weight, module.bias = _frozen(layer.weight), _frozen(layer.bias)
+            modules.append(module)
+        elif isinstance(layer, Relu):
+            modules.append(nn.ReLU())
+        else:
+            raise AssertionError("BatchNorm is folded before the graph is made")
+    return nn.Sequential(*modules)

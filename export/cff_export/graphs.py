@@ -1,0 +1,101 @@
+"""Writing the graphs of a bundle: the encoder from PyTorch, the scorers node by node."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx import TensorProto, helper
+
+from cff_export.fused_encoder import FusedEncoder
+from cff_export.passes import drop_unused
+
+# TensorRT 10.3 (JetPack 6) parses opset 20 and below
+OPSET = 18
+IR_VERSION = 9
+# protobuf stops at 2 GiB; above this the weights go to a file of their own
+MAX_SINGLE_FILE_BYTES = 1_900_000_000
+
+
+def write_encoder(encoder: FusedEncoder, image_size: int, joint_dim: int, path: Path) -> int:
+    """Export the encoder with a free batch dimension; return how much `drop_unused` removed.
+
+    Weights above protobuf's limit go to ``<path>.data`` beside the graph.
+    """
+    n_stages = len(encoder.grids)
+    names = [f"features_{stage}" for stage in range(n_stages)] + ["text_map"]
+    if encoder.has_text_tower:
+        names.append("text_score")
+    # a batch of 2: the exporter would take a batch of 1 for a constant
+    image = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+    text = torch.zeros(joint_dim, 2)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        program = torch.onnx.export(
+            encoder.eval(),
+            (image, text),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=["image", "text"],
+            output_names=names,
+            dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=64)}, "text": None},
+        )
+    if program is None:
+        raise AssertionError("torch.onnx.export returns a program when dynamo is used")
+    model = program.model
+    n_dropped = drop_unused(model)
+    model.ir_version = min(model.ir_version, IR_VERSION)
+    _strip_origins(model)
+    n_bytes = sum(value.const_value.nbytes for value in _initializers(model))
+    logging.getLogger(__name__).info("encoder: %d nodes, %.1f MB", len(model.graph), n_bytes / 1e6)
+    external = f"{path.name}.data" if n_bytes > MAX_SINGLE_FILE_BYTES else None
+    ir.save(model, path, external_data=external)
+    return n_dropped
+
+
+def write_scorer(n_tokens: int, width: int, path: Path) -> None:
+    """Write the graph that updates the largest cosine with one chunk of a memory bank.
+
+    in   features [1,N_s,C_s], bank [m,C_s] (m is free), best_so_far [N_s]
+    out  best [N_s] = max(best_so_far, max over m of features . bank)
+    """
+    tokens = helper.make_tensor("token_shape", TensorProto.INT64, [2], [n_tokens, width])
+    axes = helper.make_tensor("chunk_axis", TensorProto.INT64, [1], [1])
+    nodes = [
+        helper.make_node("Reshape", ["features", "token_shape"], ["tokens"]),
+        helper.make_node("Gemm", ["tokens", "bank"], ["cosine"], transB=1),
+        helper.make_node("ReduceMax", ["cosine", "chunk_axis"], ["nearest"], keepdims=0),
+        helper.make_node("Max", ["best_so_far", "nearest"], ["best"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, n_tokens, width]),
+        helper.make_tensor_value_info("bank", TensorProto.FLOAT, ["chunk", width]),
+        helper.make_tensor_value_info("best_so_far", TensorProto.FLOAT, [n_tokens]),
+    ]
+    outputs = [helper.make_tensor_value_info("best", TensorProto.FLOAT, [n_tokens])]
+    graph = helper.make_graph(nodes, "scorer", inputs, outputs, [tokens, axes])
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _initializers(model: ir.Model) -> list[ir.Value]:
+    values = model.graph.initializers.values()
+    return [value for value in values if value.const_value is not None]
+
+
+def _strip_origins(model: ir.Model) -> None:
+    """Drop stack traces and paths of the exporting machine; equal models get equal files."""
+    model.producer_name, model.producer_version = "cff-export", ""
+    for holder in (model, model.graph):
+        holder.metadata_props.clear()
+        holder.doc_string = None
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()

@@ -1,0 +1,30 @@
+"""The exporter's passes: one fold a file, its algebra in the docstring.
+
+A pass takes a stage's chain of layers in float64 and returns a `PassResult`: the new chain, or the
+old one and the reason why it declined. `drop_unused` works on the finished ONNX graph instead.
+"""
+
+from cff_export.passes.chain import Layer, Linear, PassResult, Relu, ScaleShift, StageChain
+from cff_export.passes.drop_unused import drop_unused
+from cff_export.passes.fold_affine import fold_affine
+from cff_export.passes.fold_mlp import fold_mlp
+from cff_export.passes.fold_normalization import FoldedInput, fold_normalization
+from cff_export.passes.fold_rank import fold_rank
+from cff_export.passes.fold_text import TEXT_DIFFERENCE, text_difference
+
+__all__ = [
+    "TEXT_DIFFERENCE",
+    "FoldedInput",
+    "Layer",
+    "Linear",
+    "PassResult",
+    "Relu",
+    "ScaleShift",
+    "StageChain",
+    "drop_unused",
+    "fold_affine",
+    "fold_mlp",
+    "fold_normalization",
+    "fold_rank",
+    "text_difference",
+]

@@ -1,0 +1,79 @@
+"""What a bundle must give, computed without it: PyTorch features and a float64 brute force."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cff_edge.detector import Detector
+from cff_export.passes import StageChain
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceEncoding:
+    """The unfolded detector's answer for one image.
+
+    Attributes
+    ----------
+    features : list of S ndarrays of shape (N_s, C), float32
+    text_map : ndarray of shape (H, W), float32
+    text_score : float or None
+    """
+
+    features: list[NDArray[np.float32]]
+    text_map: NDArray[np.float32]
+    text_score: float | None
+
+
+def encode_reference(
+    detector: Detector, images: Sequence[NDArray[np.uint8]], text: NDArray[np.float32]
+) -> list[ReferenceEncoding]:
+    """Run the unfolded detector in PyTorch fp32, one preprocessed image [H,W,3] at a time."""
+    encodings = []
+    with torch.inference_mode():
+        for image in images:
+            found = detector(torch.from_numpy(image)[None], torch.from_numpy(text))
+            score = None if found.text_score is None else float(found.text_score[0])
+            features = [stage[0].numpy() for stage in found.features]
+            encodings.append(ReferenceEncoding(features, found.text_map[0].numpy(), score))
+    return encodings
+
+
+def reference_map(
+    encoding: ReferenceEncoding,
+    references: Sequence[ReferenceEncoding],
+    grids: Sequence[tuple[int, int]],
+    text_weight: float,
+) -> NDArray[np.float64]:
+    """Anomaly map [H,W] by brute force in float64, upsampled by PyTorch."""
+    height, width = encoding.text_map.shape
+    total = encoding.text_map.astype(np.float64) * text_weight
+    for stage, grid in enumerate(grids):
+        bank = np.concatenate([r.features[stage] for r in references]).astype(np.float64)
+        cosine = encoding.features[stage].astype(np.float64) @ bank.T  # [N_s,M_s]
+        distance = torch.from_numpy(1.0 - cosine.max(axis=1)).view(1, 1, *grid)
+        up = torch.nn.functional.interpolate(
+            distance, (height, width), mode="bilinear", align_corners=True
+        )
+        total += up[0, 0].numpy()
+    return total
+
+
+def in_chain_space(
+    features: NDArray[np.float32], chain: StageChain
+) -> tuple[NDArray[np.float32], float]:
+    """Express joint features [N_s,C] in the chain's output space [N_s,C_s].
+
+    Returns
+    -------
+    ndarray of shape (N_s, C_s), float32
+    float
+        Largest absolute part of a feature outside that space; rounding only, if the fold is right.
+    """
+    if chain.basis is None:
+        return features, 0.0
+    inside = features.astype(np.float64) @ chain.basis
+    outside = np.abs(features - inside @ chain.basis.T).max()
+    return inside.astype(np.float32), float(outside)

@@ -1,0 +1,134 @@
+"""ONNX Runtime, on the CPU or through an execution provider chosen by name.
+
+Run here: CPU. The other providers take the same path (bound buffers on their device); README's
+hardware table says which have run.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from cff_runtime.backends.protocol import Encoding
+from cff_runtime.bundle import Bundle
+from cff_runtime.errors import BackendError, UsageError
+
+# name -> (provider, device of its buffers)
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider", "cpu"),
+    "cuda": ("CUDAExecutionProvider", "cuda"),
+    "tensorrt": ("TensorrtExecutionProvider", "cuda"),
+    "nv-tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", "cuda"),
+}
+CHUNK_ROWS = 1024
+_BELOW_ANY_COSINE = -2.0
+
+
+def open_backend(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> "OnnxRuntimeBackend":
+    """Load the bundle's graphs.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    provider : {'cpu', 'cuda', 'tensorrt', 'nv-tensorrt-rtx'}
+        Execution provider; there is no fallback to another.
+    threads : int
+        Threads of one operator on the CPU; 0 lets ONNX Runtime choose.
+
+    Raises
+    ------
+    UsageError
+        If `provider` or `threads` is none of these.
+    BackendError
+        If the installed ONNX Runtime has no such provider or cannot load a graph.
+    """
+    if provider not in PROVIDERS:
+        raise UsageError(f"`provider` must be one of {', '.join(PROVIDERS)}, got {provider!r}")
+    if threads < 0:
+        raise UsageError(f"`threads` must be 0 or more, got {threads}")
+    name, device = PROVIDERS[provider]
+    if name not in ort.get_available_providers():
+        raise BackendError(
+            f"provider `{provider}` must be in the installed ONNX Runtime, which has "
+            f"{', '.join(ort.get_available_providers())}; install cff-edge[gpu] or choose one"
+        )
+    return OnnxRuntimeBackend(bundle, name, device, threads)
+
+
+class OnnxRuntimeBackend:
+    """A bundle's graphs as ONNX Runtime sessions."""
+
+    def __init__(self, bundle: Bundle, provider: str, device: str, threads: int) -> None:
+        manifest = bundle.manifest
+        self._device = device
+        self._encoder = _load(bundle, manifest.encoder, provider, threads)
+        self._scorers = [_load(bundle, name, provider, threads) for name in manifest.scorers]
+        self._feature_names = [f"features_{stage}" for stage in range(len(manifest.stages))]
+        self._has_text_score = manifest.text.has_text_tower
+        self._start = [
+            self._to_device(np.full(stage.n_tokens, _BELOW_ANY_COSINE, np.float32))
+            for stage in manifest.stages
+        ]
+
+    def encode(self, image: NDArray[np.uint8], text: NDArray[np.float32]) -> Encoding:
+        """Encode an image [H,W,3], uint8, with text vectors [C,2], float32."""
+        binding = self._encoder.io_binding()
+        binding.bind_cpu_input("image", np.ascontiguousarray(image)[None])
+        binding.bind_cpu_input("text", np.ascontiguousarray(text))
+        for name in self._feature_names:
+            binding.bind_output(name, self._device)
+        binding.bind_output("text_map", "cpu")
+        if self._has_text_score:
+            binding.bind_output("text_score", "cpu")
+        self._encoder.run_with_iobinding(binding)
+        outputs = binding.get_outputs()
+        n_stages = len(self._feature_names)
+        text_score = float(outputs[n_stages + 1].numpy()[0]) if self._has_text_score else None
+        return Encoding(tuple(outputs[:n_stages]), outputs[n_stages].numpy()[0], text_score)
+
+    def upload_bank(self, bank: NDArray[np.float32]) -> list[Any]:
+        """Put a memory bank [M_s,C_s] on the device in chunks of rows."""
+        return [
+            self._to_device(np.ascontiguousarray(bank[start : start + CHUNK_ROWS]))
+            for start in range(0, len(bank), CHUNK_ROWS)
+        ]
+
+    def search(self, stage: int, features: Any, bank: Sequence[Any]) -> NDArray[np.float32]:
+        """Return the largest cosine to the bank, [N_s], float32; one chunk at a time."""
+        best = self._start[stage]
+        for chunk in bank:
+            binding = self._scorers[stage].io_binding()
+            binding.bind_ortvalue_input("features", features)
+            binding.bind_ortvalue_input("bank", chunk)
+            binding.bind_ortvalue_input("best_so_far", best)
+            binding.bind_output("best", self._device)
+            self._scorers[stage].run_with_iobinding(binding)
+            best = binding.get_outputs()[0]
+        result: NDArray[np.float32] = best.numpy()
+        return result
+
+    def download(self, features: Any) -> NDArray[np.float32]:
+        """Return features as a float32 array [N_s,C_s] on the host."""
+        array: NDArray[np.float32] = features.numpy()[0]
+        return array
+
+    def _to_device(self, array: NDArray[np.float32]) -> Any:
+        return ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+
+
+def _load(bundle: Bundle, name: str, provider: str, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only: they come back as exceptions
+    try:
+        session = ort.InferenceSession(str(bundle.file(name)), options, providers=[provider])
+    except Exception as error:  # ONNX Runtime raises many kinds, all bare Exceptions
+        raise BackendError(f"ONNX Runtime cannot load `{bundle.file(name)}`: {error}") from error
+    if session.get_providers()[0] != provider:
+        raise BackendError(
+            f"`{name}` must run on {provider}, ONNX Runtime chose {session.get_providers()[0]}; "
+            "check the driver and libraries of this provider"
+        )
+    return session

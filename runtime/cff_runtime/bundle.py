@@ -1,0 +1,105 @@
+"""Opening a bundle: the folder that `cff-export` writes and every box reads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from cff_runtime.errors import BundleError, UsageError
+from cff_runtime.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from cff_runtime.storage import sha256_file
+
+MAX_MANIFEST_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle folder."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Bundle":
+        """Read the manifest and check size and hash of every file it names.
+
+        Raises
+        ------
+        UsageError
+            If `path` is no folder with a manifest.
+        BundleError
+            If the manifest is malformed or a file is missing, outside the folder or changed.
+        """
+        path = Path(path)
+        manifest_path = path / MANIFEST_NAME
+        if not manifest_path.is_file():
+            raise UsageError(
+                f"`{path}` must be a bundle (a folder with `{MANIFEST_NAME}`); "
+                "make one with `cff-export`"
+            )
+        if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"`{manifest_path}` must be at most {MAX_MANIFEST_BYTES} bytes")
+        try:
+            manifest = parse_manifest(manifest_path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise BundleError(f"`{manifest_path}` must be UTF-8 text: {error}") from error
+        bundle = cls(path, manifest)
+        bundle._verify_files()
+        return bundle
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the manifest names."""
+        if name not in self.manifest.files:
+            raise BundleError(f"`{name}` must be a file of the manifest of `{self.path}`")
+        return self.path / name
+
+    def text_vectors(self, name: str) -> NDArray[np.float32]:
+        """Return the text vectors [C,2] of a class word.
+
+        Raises
+        ------
+        UsageError
+            If the bundle was exported without this class word.
+        BundleError
+            If the file is damaged.
+        """
+        text = self.manifest.text
+        if name not in text.names:
+            raise UsageError(
+                f"text name must be one of {', '.join(text.names)}, got {name!r}; "
+                "export with `cff-export --text-names` to add one"
+            )
+        try:
+            vectors = load_file(self.file(text.file))[name]
+        except (SafetensorError, KeyError) as error:
+            raise BundleError(f"`{text.file}` must hold a tensor {name!r}: {error}") from error
+        expected = (self.manifest.joint_dim, 2)
+        if vectors.shape != expected or vectors.dtype != np.float32:
+            raise BundleError(
+                f"text vectors {name!r} must be float32 of shape {expected}, "
+                f"got {vectors.dtype} {vectors.shape}"
+            )
+        return vectors
+
+    def _verify_files(self) -> None:
+        root = self.path.resolve()
+        for name, entry in self.manifest.files.items():
+            path = self.path / name
+            if not path.resolve().is_relative_to(root):
+                raise BundleError(f"`{name}` must lie inside the bundle `{self.path}`")
+            if not path.is_file():
+                raise BundleError(f"`{path}` must exist, the manifest names it; copy it again")
+            n_bytes = path.stat().st_size
+            if n_bytes != entry.n_bytes:
+                raise BundleError(
+                    f"`{path}` must have {entry.n_bytes} bytes, got {n_bytes}; "
+                    "the bundle was not copied completely"
+                )
+            if sha256_file(path) != entry.sha256:
+                raise BundleError(
+                    f"`{path}` must have the SHA-256 of the manifest and has another; "
+                    "the file was changed or damaged, copy the bundle again"
+                )

@@ -1,0 +1,212 @@
+"""`cff-run`: enrol products and inspect parts, without PyTorch."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cff_runtime.backends import open_backend
+from cff_runtime.bundle import Bundle
+from cff_runtime.errors import CffError, UsageError
+from cff_runtime.imaging import list_images, load_image
+from cff_runtime.inspector import Inspector
+from cff_runtime.overlay import save_overlay
+from cff_runtime.profile import Profile
+from cff_runtime.result import Result
+from cff_runtime.storage import atomic_path
+from cff_runtime.thresholds import DEFAULT_MARGIN
+from cff_runtime.verification import verify_bundle
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``cff-run``; return the exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except CffError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cff-run", description="Enrol products from a few good parts and inspect new ones."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    enroll = commands.add_parser("enroll", help="make a profile from good parts")
+    _add_bundle(enroll)
+    enroll.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="images or folders")
+    enroll.add_argument("--product", required=True, help="name of the product")
+    enroll.add_argument("--out", type=Path, required=True, metavar="PROFILE")
+    enroll.add_argument("--limit", type=int, help="use the first so many images (K)")
+    enroll.add_argument("--text-name", help="class word of the text vectors")
+    enroll.add_argument("--margin", type=float, default=DEFAULT_MARGIN, help="of the threshold")
+    enroll.set_defaults(command=_enroll)
+
+    inspect = commands.add_parser("inspect", help="score images and give verdicts")
+    _add_bundle(inspect)
+    inspect.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="images or folders")
+    inspect.add_argument("--profile", type=Path, required=True)
+    inspect.add_argument("--overlay", type=Path, metavar="DIR", help="write pictures here")
+    inspect.add_argument("--maps", type=Path, metavar="DIR", help="write raw maps (.npy) here")
+    inspect.set_defaults(command=_inspect)
+
+    show = commands.add_parser("show", help="describe a profile or a bundle")
+    show.add_argument("path", type=Path, metavar="PROFILE|BUNDLE")
+    show.add_argument("--json", action="store_true", help="JSON to stdout")
+    show.set_defaults(command=_show)
+
+    verify = commands.add_parser("verify", help="check a bundle's golden answers on this box")
+    _add_bundle(verify)
+    verify.set_defaults(command=_verify)
+    return parser
+
+
+def _add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by cff-export")
+    parser.add_argument("--backend", default="onnxruntime")
+    parser.add_argument("--provider", default="cpu", help="execution provider of onnxruntime")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for all cores")
+    parser.add_argument("--json", action="store_true", help="JSON to stdout")
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"provider": arguments.provider, "threads": arguments.threads}
+
+
+def _open(arguments: argparse.Namespace) -> Inspector:
+    return Inspector.open(arguments.bundle, arguments.backend, _options(arguments))
+
+
+def _enroll(arguments: argparse.Namespace) -> int:
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UsageError(f"`--limit` must be 1 or more, got {arguments.limit}")
+    images = list_images(arguments.images)[: arguments.limit]
+    inspector = _open(arguments)
+    profile = inspector.enroll(
+        images, arguments.product, arguments.text_name, arguments.margin, _show_progress
+    )
+    profile.save(arguments.out)
+    if arguments.json:
+        print(json.dumps({"profile": str(arguments.out), **_describe_profile(profile)}))
+    else:
+        print(
+            f"{arguments.out}  {profile.product}, K = {profile.n_references}, "
+            f"threshold {profile.threshold.value:.4f}\n{profile.threshold.statement}"
+        )
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    images = list_images(arguments.images)
+    profile = Profile.load(arguments.profile)
+    inspector = _open(arguments)
+    names = _output_names(images)
+    n_failed = 0
+    for path in images:
+        try:
+            image = load_image(path)
+            result = inspector.inspect(image, profile)
+            if arguments.overlay:
+                save_overlay(arguments.overlay / f"{names[path]}.png", image, result, profile)
+            if arguments.maps:
+                _save_map(arguments.maps / f"{names[path]}.npy", result)
+        except CffError as error:
+            n_failed += 1
+            if arguments.json:
+                print(json.dumps({"image": str(path), "error": str(error)}), flush=True)
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        if arguments.json:
+            print(json.dumps({"image": str(path), **result.to_dict()}), flush=True)
+        else:
+            print(_line(path, result), flush=True)
+    if n_failed:
+        print(f"error: {n_failed} of {len(images)} images gave no result", file=sys.stderr)
+    return 1 if n_failed else 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    if arguments.path.is_dir():
+        manifest = Bundle.open(arguments.path).manifest
+        facts = json.loads(manifest.to_json())
+        del facts["files"]
+    else:
+        facts = _describe_profile(Profile.load(arguments.path))
+    print(json.dumps(facts, indent=None if arguments.json else 2))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    bundle = Bundle.open(arguments.bundle)
+    backend = open_backend(arguments.backend, bundle, _options(arguments))
+    report = verify_bundle(bundle, backend)
+    if arguments.json:
+        print(json.dumps(report.to_dict()))
+    else:
+        worst = max(report.feature_max_diff)
+        print(
+            f"{'passed' if report.passed else 'FAILED'}  {report.n_images} golden images, "
+            f"features {worst:.1e}, map {report.map_max_diff:.1e}, "
+            f"score {report.score_max_diff:.1e}, {report.verdict_flips} verdict flips"
+        )
+    report.require_passed()
+    return 0
+
+
+def _describe_profile(profile: Profile) -> dict[str, Any]:
+    return {
+        "product": profile.product,
+        "bundle_id": profile.bundle_id,
+        "n_references": profile.n_references,
+        "bank_rows": [len(bank) for bank in profile.banks],
+        "bank_mb": round(sum(bank.nbytes for bank in profile.banks) / 1e6, 2),
+        "text_name": profile.text_name,
+        "threshold": asdict(profile.threshold),
+        "display_range": profile.display_range,
+        "peak_scale": profile.peak_scale,
+        "history": profile.history,
+    }
+
+
+def _line(path: Path, result: Result) -> str:
+    regions = f"{len(result.regions)} region{'' if len(result.regions) == 1 else 's'}"
+    return f"{result.verdict:6}  {result.score:8.4f}  {result.total_ms:7.1f} ms  {regions:10}  {path}"
+
+
+def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return one file name per image: its stem, or its path where stems are not unique."""
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return dict(zip(paths, stems, strict=True))
+    return {path: "_".join(path.parts).replace("/", "").replace(".", "_") for path in paths}
+
+
+def _save_map(path: Path, result: Result) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, result.anomaly_map)
+
+
+def _show_progress(done: int, total: int) -> None:
+    if sys.stderr.isatty() or done == total:
+        print(f"\rencoded {done} of {total} images", end="", file=sys.stderr, flush=True)
+    if done == total:
+        print(file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

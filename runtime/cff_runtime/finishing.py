@@ -1,0 +1,86 @@
+"""From nearest-neighbour cosines to an anomaly map and an image score, on the host.
+
+    D_s   = 1 - max over the bank of cosine              [h_s,w_s]  per stage (CFF section 3.2)
+    map   = sum over s of up(D_s) + text_weight * text_map           [H,W]
+    up    = bilinear, align_corners, as APRIL-GAN upsamples its maps
+    score = max(map)                                     without a text tower
+    score = 0.5 (text_score + peak_scale * max(map))     with one; peak_scale from the references
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@lru_cache(maxsize=32)
+def _taps(n_in: int, n_out: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Return for each of n_out samples its left neighbour of n_in and the right one's weight."""
+    position = np.linspace(0.0, n_in - 1.0, n_out) if n_out > 1 else np.zeros(1)
+    left = np.minimum(position.astype(np.intp), max(n_in - 2, 0))
+    return left, (position - left).astype(np.float32)
+
+
+def upsampling_matrix(n_in: int, n_out: int) -> NDArray[np.float32]:
+    """Return the [n_out,n_in] matrix of bilinear interpolation with aligned corners."""
+    return _interpolate(np.eye(n_in, dtype=np.float32), n_out)
+
+
+def upsample(grid: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Upsample a map [h_s,w_s] to [H,W], bilinear with aligned corners.
+
+    Two weighted sums instead of matrix products: a BLAS would wake threads that compete with the
+    inference backend's.
+    """
+    wide = _interpolate(grid.T, width).T  # [h_s,W]
+    return _interpolate(wide, height)
+
+
+def _interpolate(rows: NDArray[np.float32], n_out: int) -> NDArray[np.float32]:
+    """Interpolate along the first axis, [n_in,X] to [n_out,X]."""
+    left, weight = _taps(len(rows), n_out)
+    right = np.minimum(left + 1, len(rows) - 1)
+    start = rows[left]
+    return start + (rows[right] - start) * weight[:, None]
+
+
+def fuse_maps(
+    nearest: Sequence[NDArray[np.float32]],
+    grids: Sequence[tuple[int, int]],
+    text_map: NDArray[np.float32],
+    text_weight: float,
+) -> NDArray[np.float32]:
+    """Sum the stages' distance maps and the weighted text map.
+
+    Parameters
+    ----------
+    nearest : sequence of S ndarrays of shape (N_s,), float32
+        Largest cosine to the memory bank, per token.
+    grids : sequence of S (h_s, w_s)
+        N_s = h_s * w_s.
+    text_map : ndarray of shape (H, W), float32
+        Sum over the stages of the probability of "abnormal", 0 to S.
+    text_weight : float
+        Weight of the text map.
+
+    Returns
+    -------
+    ndarray of shape (H, W), float32
+    """
+    height, width = text_map.shape
+    distances: dict[tuple[int, int], NDArray[np.float32]] = {}
+    for best, grid in zip(nearest, grids, strict=True):
+        distance = (1.0 - best).reshape(grid)
+        distances[grid] = distances[grid] + distance if grid in distances else distance
+    total = text_map * np.float32(text_weight)
+    for distance in distances.values():  # stages of one grid are upsampled together
+        total += upsample(distance, height, width)
+    return total
+
+
+def image_score(peak: float, text_score: float | None, peak_scale: float) -> float:
+    """Return the image score from the map's maximum and the text score, if there is one."""
+    if text_score is None:
+        return peak
+    return 0.5 * (text_score + peak_scale * peak)

@@ -1,0 +1,225 @@
+"""The manifest of a bundle: every fact that the runtime and its user need, as JSON.
+
+The bundle's `id` is a hash over everything that decides a score: the graphs, the preprocessing,
+the stages and the text weight. A profile carries the id of the bundle that made it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from cff_runtime.errors import BundleError
+from cff_runtime.jsonfields import take
+from cff_runtime.preprocessing import Preprocessing
+from cff_runtime.storage import sha256_bytes
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MAX_STAGES = 16
+MAX_TOKENS = 1 << 16
+MAX_WIDTH = 1 << 14
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Hash and size of one file of the bundle."""
+
+    sha256: str
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of exported features: C_s values on a grid of h x w tokens."""
+
+    tap: str
+    grid: tuple[int, int]
+    width: int
+
+    @property
+    def n_tokens(self) -> int:
+        """N_s."""
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class TextInfo:
+    """Where text vectors come from.
+
+    Attributes
+    ----------
+    file : str
+        safetensors file with one [C,2] tensor per class word.
+    names : tuple of str
+        The class words in `file`.
+    weight : float
+        Weight of the text map in the anomaly map.
+    has_text_tower : bool
+        Whether the encoder gives a text score.
+    """
+
+    file: str
+    names: tuple[str, ...]
+    weight: float
+    has_text_tower: bool
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Contents of ``manifest.json``; see the attributes of the parts.
+
+    `backbone`, `head`, `parity`, `passes`, `tools`, `licences` and `notes` are for people and
+    reports; no score depends on them.
+    """
+
+    id: str
+    precision: str
+    encoder: str
+    scorers: tuple[str, ...]
+    preprocessing: Preprocessing
+    stages: tuple[Stage, ...]
+    joint_dim: int
+    text: TextInfo
+    golden: str
+    files: Mapping[str, FileEntry]
+    backbone: Mapping[str, Any]
+    head: Mapping[str, Any]
+    parity: Mapping[str, Any]
+    passes: tuple[Mapping[str, Any], ...]
+    tools: Mapping[str, str]
+    licences: Mapping[str, str]
+    notes: tuple[str, ...]
+    created: str
+    schema_version: int = SCHEMA_VERSION
+
+    def compute_id(self) -> str:
+        """Return the hash over everything that decides a score."""
+        graphs = (self.encoder, *self.scorers)
+        core = {
+            "schema_version": self.schema_version,
+            "graphs": [self.files[name].sha256 for name in graphs],
+            "preprocessing": self.preprocessing.to_dict(),
+            "stages": [asdict(stage) for stage in self.stages],
+            "text_weight": self.text.weight,
+            "has_text_tower": self.text.has_text_tower,
+        }
+        return sha256_bytes(json.dumps(core, sort_keys=True).encode())
+
+    def to_json(self) -> str:
+        """Return the manifest as indented JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def parse_manifest(text: str) -> Manifest:
+    """Read a manifest and check every field's type and range.
+
+    Raises
+    ------
+    BundleError
+        If anything is missing, of a wrong type, out of range, or if the id does not match.
+    """
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise BundleError(f"`{MANIFEST_NAME}` must be JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise BundleError(f"`{MANIFEST_NAME}` must hold a JSON object")
+    version = take(fields, "schema_version", int, BundleError)
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"`schema_version` must be {SCHEMA_VERSION}, got {version}; "
+            "export the bundle again with this version, or update the runtime"
+        )
+    manifest = _parse_fields(fields)
+    _check_references(manifest)
+    if manifest.id != manifest.compute_id():
+        raise BundleError(
+            "`id` must be the hash of the graphs and settings, but the manifest was changed "
+            "after the export; export the bundle again"
+        )
+    return manifest
+
+
+def _parse_fields(fields: Mapping[str, Any]) -> Manifest:
+    def text_field(name: str) -> str:
+        return take(fields, name, str, BundleError)
+
+    def facts(name: str) -> Mapping[str, Any]:
+        return take(fields, name, dict, BundleError)
+
+    return Manifest(
+        id=text_field("id"),
+        precision=text_field("precision"),
+        encoder=text_field("encoder"),
+        scorers=_strings(fields, "scorers"),
+        preprocessing=Preprocessing.from_dict(facts("preprocessing")),
+        stages=tuple(_parse_stage(entry) for entry in take(fields, "stages", list, BundleError)),
+        joint_dim=take(fields, "joint_dim", int, BundleError),
+        text=_parse_text(facts("text")),
+        golden=text_field("golden"),
+        files={name: _parse_file(name, entry) for name, entry in facts("files").items()},
+        backbone=facts("backbone"),
+        head=facts("head"),
+        parity=facts("parity"),
+        passes=tuple(take(fields, "passes", list, BundleError)),
+        tools=facts("tools"),
+        licences=facts("licences"),
+        notes=_strings(fields, "notes"),
+        created=text_field("created"),
+    )
+
+
+def _parse_stage(entry: Any) -> Stage:
+    if not isinstance(entry, dict):
+        raise BundleError(f"every entry of `stages` must be an object, got {entry!r:.80}")
+    grid = take(entry, "grid", list, BundleError)
+    width = take(entry, "width", int, BundleError)
+    sides_ok = len(grid) == 2 and all(type(side) is int and side > 0 for side in grid)
+    if not sides_ok or grid[0] * grid[1] > MAX_TOKENS:
+        raise BundleError(f"`stages.grid` must be two positive sides, got {grid!r:.80}")
+    if not 0 < width <= MAX_WIDTH:
+        raise BundleError(f"`stages.width` must be 1 to {MAX_WIDTH}, got {width}")
+    return Stage(take(entry, "tap", str, BundleError), (grid[0], grid[1]), width)
+
+
+def _parse_text(entry: Mapping[str, Any]) -> TextInfo:
+    return TextInfo(
+        file=take(entry, "file", str, BundleError),
+        names=_strings(entry, "names"),
+        weight=take(entry, "weight", float, BundleError),
+        has_text_tower=take(entry, "has_text_tower", bool, BundleError),
+    )
+
+
+def _parse_file(name: str, entry: Any) -> FileEntry:
+    if not isinstance(entry, dict):
+        raise BundleError(f"`files.{name}` must be an object, got {entry!r:.80}")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+        raise BundleError(f"`files` must name files inside the bundle, got {name!r:.80}")
+    return FileEntry(
+        sha256=take(entry, "sha256", str, BundleError),
+        n_bytes=take(entry, "n_bytes", int, BundleError),
+    )
+
+
+def _strings(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    values = take(fields, name, list, BundleError)
+    if not all(isinstance(value, str) for value in values):
+        raise BundleError(f"`{name}` must be a list of strings, got {values!r:.80}")
+    return tuple(values)
+
+
+def _check_references(manifest: Manifest) -> None:
+    if not 1 <= len(manifest.stages) <= MAX_STAGES:
+        raise BundleError(f"`stages` must have 1 to {MAX_STAGES} entries")
+    if len(manifest.scorers) != len(manifest.stages):
+        raise BundleError(
+            f"`scorers` must have one entry per stage ({len(manifest.stages)}), "
+            f"got {len(manifest.scorers)}"
+        )
+    for name in (manifest.encoder, *manifest.scorers, manifest.text.file, manifest.golden):
+        if name not in manifest.files:
+            raise BundleError(f"`files` must list every file of the bundle, {name!r:.80} is not")

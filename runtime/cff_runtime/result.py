@@ -1,0 +1,76 @@
+"""What an inspection returns."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Verdict = Literal["pass", "reject"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected part of the anomaly map above the pixel threshold.
+
+    Attributes
+    ----------
+    area_px : float
+        Area in pixels of the inspected image.
+    peak : float
+        Largest value of the anomaly map inside.
+    box : tuple of int
+        x, y, width, height in pixels of the inspected image.
+    """
+
+    area_px: float
+    peak: float
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One inspected image.
+
+    Attributes
+    ----------
+    score : float
+        Raw image score; larger is more anomalous. Never rescaled per image.
+    verdict : {'pass', 'reject'}
+        ``reject`` if `score` is above `threshold`.
+    threshold : float
+        The profile's threshold.
+    anomaly_map : ndarray of shape (H, W), float32
+        Raw values; comparable between images of one profile.
+    regions : tuple of Region
+        Strongest first.
+    text_score : float or None
+        Probability of "abnormal" by text prompts alone, None without a text tower.
+    stages_ms : dict of str to float
+        Milliseconds of preprocess, encode, search, finish, in this order.
+    """
+
+    score: float
+    verdict: Verdict
+    threshold: float
+    anomaly_map: NDArray[np.float32]
+    regions: tuple[Region, ...]
+    text_score: float | None
+    stages_ms: dict[str, float]
+
+    @property
+    def total_ms(self) -> float:
+        """Milliseconds of the whole inspection, without reading the file."""
+        return sum(self.stages_ms.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the map, ready for JSON."""
+        return {
+            "score": self.score,
+            "verdict": self.verdict,
+            "threshold": self.threshold,
+            "text_score": self.text_score,
+            "regions": [asdict(region) for region in self.regions],
+            "stages_ms": {name: round(ms, 3) for name, ms in self.stages_ms.items()},
+            "total_ms": round(self.total_ms, 3),
+        }
