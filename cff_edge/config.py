@@ -183,9 +183,10 @@ def _parse_override(text: str) -> dict[str, Any]:
 def _apply(config: Config, layer: Mapping[str, Any]) -> Config:
     sections: dict[str, Any] = {}
     for section, values in layer.items():
-        current = getattr(config, section, None)
-        if current is None or not isinstance(values, Mapping):
-            _unknown(section, [f.name for f in dataclasses.fields(config)], "section")
+        known = [f.name for f in dataclasses.fields(config)]
+        if section not in known or not isinstance(values, Mapping):
+            _unknown(section, known, "section")
+        current: Any = getattr(config, section)
         sections[section] = dataclasses.replace(
             current, **{k: _checked(current, section, k, v) for k, v in values.items()}
         )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cff_edge.backbones import Backbone, BackboneInfo
@@ -90,7 +90,7 @@ def abnormal_map(
     Tensor of shape (B, H, W)
     """
     logits = LOGIT_SCALE * features @ text  # [B,N_s,2]
-    planes = logits.transpose(1, 2).unflatten(2, grid)  # [B,2,h_s,w_s]
+    planes = logits.transpose(1, 2).reshape(-1, 2, *grid)  # [B,2,h_s,w_s]
     return resize_planes(planes, size).softmax(dim=1)[:, 1]
 
 

@@ -81,7 +81,7 @@ class FeatureCache:
             if entry is None:  # deleted or damaged since `fill`
                 self.fill([path])
                 entry = self._read(path)
-            assert entry is not None  # noqa: S101 - fill has just written it
+            assert entry is not None
             entries.append(entry)
         return [torch.stack(stage).float() for stage in zip(*entries, strict=True)]
 

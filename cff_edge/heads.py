@@ -95,10 +95,11 @@ class Head(nn.Module):
         self.widths = tuple(widths)
         self.joint_dim = joint_dim
         self.calibrator_kind = calibrator
-        self.projectors = nn.ModuleList(nn.Linear(width, joint_dim) for width in widths)
+        projectors = [nn.Linear(width, joint_dim) for width in widths]
+        self.projectors = nn.ModuleList(projectors)
         self.calibrators = nn.ModuleList(_build_calibrator(calibrator, joint_dim) for _ in widths)
         if projector_init == "orthonormal":
-            for projector in self.projectors:
+            for projector in projectors:
                 nn.init.orthogonal_(projector.weight)
                 nn.init.zeros_(projector.bias)
 

@@ -9,10 +9,11 @@ The paper leaves the scale of L_global open; with N = 1369 tokens the raw norm i
 divided by N, which makes its diagonal term O(1). `global_scale='none'` keeps the raw norm.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from cff_runtime.errors import UsageError
@@ -70,7 +71,7 @@ def alignment_loss(
         If `weights` has not S - 1 entries or `global_scale` is unknown.
     """
     unit = [F.normalize(stage, dim=-1) for stage in features]
-    pairs = list(zip(unit[:-1], unit[1:], strict=True))
+    pairs = list(itertools.pairwise(unit))
     if weights is None:
         weights = [1.0] * len(pairs)
     if len(weights) != len(pairs):

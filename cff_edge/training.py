@@ -110,7 +110,7 @@ class _Trainer:
         self.cache = FeatureCache(cache, self.detector, self.device)
         products = sorted({sample.product for sample in samples})
         self.text = {name: backbone.text_vectors(name).to(self.device) for name in products}
-        self.done = {phase: 0 for phase in PHASES}
+        self.done = dict.fromkeys(PHASES, 0)
         self.moments: dict[str, Tensor] = {}
 
     def start(self, resume: bool) -> None:
@@ -233,15 +233,13 @@ class _Trainer:
             file.write(json.dumps(record) + "\n")
 
 
-def on_common_grid(
-    features: Sequence[Tensor], grids: Sequence[tuple[int, int]]
-) -> list[Tensor]:
+def on_common_grid(features: Sequence[Tensor], grids: Sequence[tuple[int, int]]) -> list[Tensor]:
     """Resize features [B,N_s,C] of all stages to the finest grid, [B,N,C]."""
     finest = max(grids, key=lambda grid: grid[0] * grid[1])
     resized = []
     for stage, grid in zip(features, grids, strict=True):
         if grid != finest:
-            planes = stage.transpose(1, 2).unflatten(2, grid)  # [B,C,h_s,w_s]
+            planes = stage.transpose(1, 2).reshape(*stage.shape[::2], *grid)  # [B,C,h_s,w_s]
             stage = resize_planes(planes, finest).flatten(2).transpose(1, 2)
         resized.append(stage)
     return resized

@@ -165,7 +165,9 @@ def build_candidates(settings: Table6Settings) -> list[Candidate]:
 
 def build_head(name: str, shape: HeadShape, generator: torch.Generator) -> Head:
     """Build a head whose weights, biases and BatchNorm statistics are all non-trivial."""
-    head = Head((shape.dim,) * shape.n_stages, shape.dim, CALIBRATORS[name])
+    with torch.random.fork_rng(devices=[]):  # `Head` draws from PyTorch's global generator
+        torch.manual_seed(generator.initial_seed())
+        head = Head((shape.dim,) * shape.n_stages, shape.dim, CALIBRATORS[name])
     for parameter in head.parameters():
         scale = 0.5 / parameter.shape[-1] ** 0.5 if parameter.ndim == 2 else 0.1
         parameter.data.add_(torch.randn(parameter.shape, generator=generator) * scale)

@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ class ExportSettings:
 
     text_names: tuple[str, ...] = ()
     text_weight: float | None = None
-    limits: ParityLimits = ParityLimits()
+    limits: ParityLimits = field(default_factory=ParityLimits)
     replace: bool = False
 
 
@@ -308,7 +308,9 @@ class _Export:
     def _notes(self) -> list[str]:
         notes = []
         if self.info.weights == "random":
-            notes.append("random backbone weights: for latency and parity only, results mean nothing")
+            notes.append(
+                "random backbone weights: for latency and parity only, results mean nothing"
+            )
         if self.trained_on:
             notes.append(
                 "the head was trained on images of the products in `head.trained_on`; "

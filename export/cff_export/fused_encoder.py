@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cff_edge.backbones import Backbone
@@ -26,6 +26,10 @@ from cff_runtime.finishing import upsampling_matrix
 
 class FusedEncoder(nn.Module):
     """Trunk and folded head; all that is left of training are constants."""
+
+    scale: Tensor | None
+    shift: Tensor | None
+    difference: Tensor
 
     def __init__(self, backbone: Backbone, chains: Sequence[StageChain], folded: FoldedInput):
         super().__init__()
@@ -46,7 +50,7 @@ class FusedEncoder(nn.Module):
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, ...]:
         """Return features_0 .. features_{S-1}, text_map and, with a text tower, text_score."""
         pixels = image.permute(0, 3, 1, 2).float()
-        if self.scale is not None:
+        if self.scale is not None and self.shift is not None:
             pixels = pixels * self.scale + self.shift
         stages, embedding = self.trunk(pixels)
         direction = text @ self.difference  # [C]
@@ -57,7 +61,7 @@ class FusedEncoder(nn.Module):
             features.append(unit)
             probability = self._abnormal_map(stage, unit, direction)
             text_map = probability if text_map is None else text_map + probability
-        assert text_map is not None  # noqa: S101 - a backbone has stages
+        assert text_map is not None
         if not self.has_text_tower:
             return (*features, text_map)
         return (*features, text_map, torch.sigmoid(F.normalize(embedding, dim=-1) @ direction))
@@ -66,7 +70,7 @@ class FusedEncoder(nn.Module):
         """Probability map [B,H,W] of "abnormal" of one stage."""
         basis = getattr(self, f"basis_{stage}")
         vector = direction if basis is None else direction @ basis  # [C_s]
-        logits = (unit @ vector).unflatten(1, self.grids[stage])  # [B,h_s,w_s]
+        logits = (unit @ vector).reshape(-1, *self.grids[stage])  # [B,h_s,w_s]
         up_y, up_x = getattr(self, f"up_y_{stage}"), getattr(self, f"up_x_{stage}")
         return torch.sigmoid(up_y @ logits @ up_x.T)
 

@@ -49,7 +49,7 @@ def write_encoder(encoder: FusedEncoder, image_size: int, joint_dim: int, path: 
     n_dropped = drop_unused(model)
     model.ir_version = min(model.ir_version, IR_VERSION)
     _strip_origins(model)
-    n_bytes = sum(value.const_value.nbytes for value in _initializers(model))
+    n_bytes = sum(tensor.nbytes for tensor in _weights(model))
     logging.getLogger(__name__).info("encoder: %d nodes, %.1f MB", len(model.graph), n_bytes / 1e6)
     external = f"{path.name}.data" if n_bytes > MAX_SINGLE_FILE_BYTES else None
     ir.save(model, path, external_data=external)
@@ -83,9 +83,9 @@ def write_scorer(n_tokens: int, width: int, path: Path) -> None:
     onnx.save(model, path)
 
 
-def _initializers(model: ir.Model) -> list[ir.Value]:
-    values = model.graph.initializers.values()
-    return [value for value in values if value.const_value is not None]
+def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 def _strip_origins(model: ir.Model) -> None:

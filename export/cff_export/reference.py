@@ -34,7 +34,7 @@ def encode_reference(
     encodings = []
     with torch.inference_mode():
         for image in images:
-            found = detector(torch.from_numpy(image)[None], torch.from_numpy(text))
+            found = detector(torch.tensor(image)[None], torch.tensor(text))
             score = None if found.text_score is None else float(found.text_score[0])
             features = [stage[0].numpy() for stage in found.features]
             encodings.append(ReferenceEncoding(features, found.text_map[0].numpy(), score))

@@ -185,7 +185,9 @@ def _describe_profile(profile: Profile) -> dict[str, Any]:
 
 def _line(path: Path, result: Result) -> str:
     regions = f"{len(result.regions)} region{'' if len(result.regions) == 1 else 's'}"
-    return f"{result.verdict:6}  {result.score:8.4f}  {result.total_ms:7.1f} ms  {regions:10}  {path}"
+    return (
+        f"{result.verdict:6}  {result.score:8.4f}  {result.total_ms:7.1f} ms  {regions:10}  {path}"
+    )
 
 
 def _output_names(paths: Sequence[Path]) -> dict[Path, str]:

@@ -1,10 +1,10 @@
 """From nearest-neighbour cosines to an anomaly map and an image score, on the host.
 
-    D_s   = 1 - max over the bank of cosine              [h_s,w_s]  per stage (CFF section 3.2)
-    map   = sum over s of up(D_s) + text_weight * text_map           [H,W]
-    up    = bilinear, align_corners, as APRIL-GAN upsamples its maps
-    score = max(map)                                     without a text tower
-    score = 0.5 (text_score + peak_scale * max(map))     with one; peak_scale from the references
+D_s   = 1 - max over the bank of cosine              [h_s,w_s]  per stage (CFF section 3.2)
+map   = sum over s of up(D_s) + text_weight * text_map           [H,W]
+up    = bilinear, align_corners, as APRIL-GAN upsamples its maps
+score = max(map)                                     without a text tower
+score = 0.5 (text_score + peak_scale * max(map))     with one; peak_scale from the references
 """
 
 from collections.abc import Sequence

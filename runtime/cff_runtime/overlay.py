@@ -21,18 +21,16 @@ _CAPTION_PX = 30
 _PASS_RGB, _REJECT_RGB, _TEXT_RGB = (46, 125, 50), (198, 40, 40), (255, 255, 255)
 
 
-def heat_map(anomaly_map: NDArray[np.float32], display_range: tuple[float, float]) -> NDArray[
-    np.uint8
-]:
+def heat_map(
+    anomaly_map: NDArray[np.float32], display_range: tuple[float, float]
+) -> NDArray[np.uint8]:
     """Colour a map [H,W] on a fixed scale; return RGB [H,W,3], uint8."""
     levels = np.rint(_relative(anomaly_map, display_range) * 255).astype(np.uint8)
     coloured = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
     return np.ascontiguousarray(coloured[:, :, ::-1])
 
 
-def draw_overlay(
-    image: NDArray[np.uint8], result: Result, profile: Profile
-) -> NDArray[np.uint8]:
+def draw_overlay(image: NDArray[np.uint8], result: Result, profile: Profile) -> NDArray[np.uint8]:
     """Draw the heat map, the regions and a caption over an image.
 
     Parameters
@@ -52,7 +50,9 @@ def draw_overlay(
     width = max(1, round(image.shape[1] * shrink))
     height = max(1, round(image.shape[0] * shrink))
     canvas = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    values = cv2.resize(result.anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
+    values = np.asarray(
+        cv2.resize(result.anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
+    )
     strength = _relative(values, profile.display_range)[:, :, None] * _OPACITY
     blended = canvas * (1.0 - strength) + heat_map(values, profile.display_range) * strength
     canvas = np.rint(blended).astype(np.uint8)
@@ -65,9 +65,7 @@ def draw_overlay(
     return np.vstack([canvas, _caption(width, result)])
 
 
-def save_overlay(
-    path: Path, image: NDArray[np.uint8], result: Result, profile: Profile
-) -> None:
+def save_overlay(path: Path, image: NDArray[np.uint8], result: Result, profile: Profile) -> None:
     """Draw an overlay and write it as PNG.
 
     Raises
@@ -82,9 +80,9 @@ def save_overlay(
     atomic_write(path, data.tobytes())
 
 
-def _relative(values: NDArray[np.float32], display_range: tuple[float, float]) -> NDArray[
-    np.float32
-]:
+def _relative(
+    values: NDArray[np.float32], display_range: tuple[float, float]
+) -> NDArray[np.float32]:
     low, high = display_range
     return np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0).astype(np.float32)
 

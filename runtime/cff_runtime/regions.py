@@ -29,8 +29,8 @@ def find_regions(
     scale_y = image_size[0] / anomaly_map.shape[0]
     scale_x = image_size[1] / anomaly_map.shape[1]
     peaks = np.full(count, -np.inf, np.float32)
-    inside = labels > 0
-    np.maximum.at(peaks, labels[inside], anomaly_map[inside])
+    inside = above > 0
+    np.maximum.at(peaks, np.asarray(labels)[inside].astype(np.intp), anomaly_map[inside])
     regions = []
     for label in range(1, count):  # 0 is the background
         left, top, width, height, area = (int(value) for value in statistics[label])

@@ -131,7 +131,11 @@ def augmentations(image: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
         motion = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), degrees, 1.0)
         motion[:, 2] += (shift_x * width, shift_y * height)
         moved = cv2.warpAffine(
-            image, motion, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+            image,
+            motion,
+            (width, height),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT_101,
         )
         yield np.clip(np.rint(moved * np.float32(gain)), 0, 255).astype(np.uint8)
 

@@ -95,7 +95,9 @@ def verify_bundle(
     limits = limits or ParityLimits()
     n_stages = len(bundle.manifest.stages)
     expected = _load_expected(bundle)
-    names = sorted(n for n in bundle.manifest.files if n.startswith("golden/") and n.endswith("png"))
+    names = sorted(
+        n for n in bundle.manifest.files if n.startswith("golden/") and n.endswith("png")
+    )
     profile = Profile.load(bundle.file(GOLDEN_PROFILE))
     inspector = Inspector(bundle, backend)
     worst = {"text_map": 0.0, "text_score": 0.0, "map": 0.0, "score": 0.0}

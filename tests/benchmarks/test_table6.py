@@ -80,6 +80,14 @@ def test_folded_mlp_head_costs_its_two_layers() -> None:
     assert cost.params_mi == pytest.approx(3 * (4 * 16 * 16 + 3 * 16) / 2**20)
 
 
+def test_weights_depend_on_the_seed_alone() -> None:
+    first = build_head("mlp", SMALL, seeded(3)).state_dict()
+    global_state = torch.random.get_rng_state()
+    again = build_head("mlp", SMALL, seeded(3)).state_dict()
+    assert torch.equal(global_state, torch.random.get_rng_state())
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
 def test_batchnorm_statistics_are_not_the_initial_ones() -> None:
     head = build_head("mlp", SMALL, seeded())
     (norm, *_) = (module for module in head.modules() if isinstance(module, nn.BatchNorm1d))

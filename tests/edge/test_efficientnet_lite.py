@@ -81,7 +81,7 @@ def test_tokens_are_3x3_means_on_their_grids() -> None:
             window = features[:, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
             means[:, row, column] = window.mean(axis=(1, 2))
         if tap == 2:  # stride 4: half-pixel bilinear at exactly one half is the 2x2 mean
-            means = sum(means[:, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4.0
+            means = np.mean([means[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
         expected = means.reshape(len(means), -1).T  # [N,E], row-major
         assert stage.shape == (1, math.prod(info.grid), info.width)
         np.testing.assert_allclose(stage[0].numpy(), expected, atol=1e-5)
@@ -95,7 +95,8 @@ def test_a_stride_2_tap_is_resampled_to_stride_8() -> None:
     mean = F.avg_pool2d(F.pad(outputs[0], (1, 1, 1, 1)), 3, 1)
     mean = mean / F.avg_pool2d(F.pad(torch.ones(1, 1, 32, 32), (1, 1, 1, 1)), 3, 1)
     # Half-pixel centres of a factor of 4 fall between the middle two of every four pixels.
-    middle = sum(mean[:, :, i::4, j::4] for i in (1, 2) for j in (1, 2)) / 4.0
+    corners = [mean[:, :, i::4, j::4] for i in (1, 2) for j in (1, 2)]
+    middle = torch.stack(corners).mean(dim=0)
     torch.testing.assert_close(
         stages[0].transpose(1, 2).reshape(middle.shape), middle, atol=1e-5, rtol=0
     )

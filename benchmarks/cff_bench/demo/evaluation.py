@@ -107,10 +107,8 @@ def evaluate_product(
     samples = dataset.of(product).select(split="test")
     folder = _link_samples(samples, out / "inspected")
     overlays, maps = out / "overlays", out / "maps"
-    records = run_json(
-        ["cff-run", "inspect", bundle, folder, "--profile", profile]
-        + ["--overlay", overlays, "--maps", maps]
-    )
+    outputs = ["--profile", profile, "--overlay", overlays, "--maps", maps]
+    records = run_json(["cff-run", "inspect", bundle, folder, *outputs])
     by_stem = {Path(record["image"]).stem: record for record in records}
     stems = [_stem(sample) for sample in samples]
     inspections = [

@@ -108,5 +108,3 @@ def _table(means: dict[str, dict[str, float]]) -> str:
     for head, values in means.items():
         lines.append(f"{head:20}" + "  ".join(f"{values[name]:17.3f}" for name in METRICS))
     return "\n".join(lines)
-
-

@@ -122,6 +122,8 @@ def _load(bundle: Bundle, name: str, provider: str, threads: int) -> ort.Inferen
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only: they come back as exceptions
+    # every session has its own threads; left spinning after a run they slow the next session
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = ort.InferenceSession(str(bundle.file(name)), options, providers=[provider])
     except Exception as error:  # ONNX Runtime raises many kinds, all bare Exceptions
