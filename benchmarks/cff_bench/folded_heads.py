@@ -1,32 +1,23 @@
-"""The heads that Table 6 measures: as the exporter leaves them, as ONNX graphs, and what they cost.
+"""The heads that Table 6 measures: as the exporter folds them, as ONNX graphs, and what they cost.
 
-Folding leaves one linear layer per stage, or two with a ReLU between them:
-
-affine   W(k x + b) + c                     = (W k) x + (W b + c)
-mlp      the first linear takes in the projector before it and the BatchNorm after it, whose
-         running statistics make it x -> a x + d, a = gamma / sqrt(var + eps), d = beta - a mean:
-         a (W(k x + b) + c) + d             = (a W k) x + (a (W b + c) + d)
-         the ReLU and the second linear stay
+Folding leaves one linear layer per stage (none, linear), or two with a ReLU between them (MLP).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from cff_edge.heads import AffineCalibrator, Head, MlpCalibrator
+from cff_edge.heads import Head
+from cff_export.head_chains import chain_module, fold_head
 from cff_runtime.errors import UsageError
 
 OPSET = 18
 IR_VERSION = 8  # of opset 18: the oldest ONNX Runtime that the project allows reads it
-
-Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -58,45 +49,13 @@ class HeadCost:
     memory_gib: float
 
 
-def folded_layers(head: Head, stage: int) -> list[Layer]:
-    """Fold one stage of a head in float64 and cast once.
-
-    Returns
-    -------
-    list of (weight, bias)
-        Weights of shape (outputs, inputs), biases of shape (outputs,), float32: one layer, or two
-        with a ReLU between them for the MLP calibrator.
-
-    Raises
-    ------
-    UsageError
-        If the calibrator is of an unknown kind.
-    """
-    calibrator = head.calibrators[stage]
-    projection = _float64(head.projectors[stage])
-    if isinstance(calibrator, nn.Identity):
-        return [_cast(*projection)]
-    if isinstance(calibrator, AffineCalibrator):
-        return [_cast(*_compose(_float64(calibrator), projection))]
-    if isinstance(calibrator, MlpCalibrator):
-        weight, bias = _compose(_float64(calibrator.expand), projection)
-        scale, shift = _scale_and_shift(calibrator.norm)
-        first = _cast(scale[:, None] * weight, scale * bias + shift)
-        return [first, _cast(*_float64(calibrator.reduce))]
-    raise UsageError(
-        f"calibrator must be none, affine or mlp, got {type(calibrator).__name__}; "
-        "teach `folded_layers` to fold it"
-    )
-
-
 class FoldedHead(nn.Module):
-    """The folded layers of every stage of a head as one module, called as the head is."""
+    """A head as the exporter folds it, called as the head is."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(
-            _sequence(folded_layers(head, stage)) for stage in range(len(head.widths))
-        )
+        chains, _ = fold_head(head)
+        self.stages = nn.ModuleList(chain_module(chain) for chain in chains)
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
         """Map S stages [B,N_s,E_s] to S calibrated features [B,N_s,C]."""
@@ -194,30 +153,10 @@ def _operator(layer: nn.Module) -> tuple[str, list[Tensor], dict[str, Any]]:
     )
 
 
-def _compose(
-    outer: tuple[NDArray[np.float64], NDArray[np.float64]],
-    inner: tuple[NDArray[np.float64], NDArray[np.float64]],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    weight, bias = outer
-    return weight @ inner[0], weight @ inner[1] + bias
-
-
-def _scale_and_shift(norm: nn.BatchNorm1d) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    mean, variance = (statistic.double().numpy() for statistic in _statistics(norm))
-    scale = norm.weight.detach().double().numpy() / np.sqrt(variance + norm.eps)
-    shift = norm.bias.detach().double().numpy() - scale * mean
-    return scale, shift
-
-
 def _statistics(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     if norm.running_mean is None or norm.running_var is None:
         raise UsageError("BatchNorm must track running statistics, this one tracks none")
     return norm.running_mean, norm.running_var
-
-
-def _float64(module: nn.Module) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    linear = _linear(module)
-    return linear.weight.detach().double().numpy(), linear.bias.detach().double().numpy()
 
 
 def _linear(module: nn.Module) -> nn.Linear:
@@ -228,18 +167,3 @@ def _linear(module: nn.Module) -> nn.Linear:
 
 def _tensor_info(name: str, n_tokens: int, width: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, [n_tokens, width])
-
-
-def _cast(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> Layer:
-    return weight.astype(np.float32), bias.astype(np.float32)
-
-
-def _sequence(layers: Sequence[Layer]) -> nn.Sequential:
-    modules: list[nn.Module] = []
-    for weight, bias in layers:
-        linear = nn.Linear(weight.shape[1], weight.shape[0])
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(weight))
-            linear.bias.copy_(torch.from_numpy(bias))
-        modules += [nn.ReLU(), linear] if modules else [linear]
-    return nn.Sequential(*modules)

@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cff_edge.backbones import Backbone
+from cff_export.head_chains import chain_module, frozen_parameter
 from cff_export.passes import (
     TEXT_DIFFERENCE,
     FoldedInput,
-    Linear,
-    Relu,
     StageChain,
     fold_normalization,
 )
@@ -37,7 +36,7 @@ class FusedEncoder(nn.Module):
         self.trunk = backbone.module
         self.grids = [stage.grid for stage in info.stages]
         self.has_text_tower = info.has_text_tower
-        self.heads = nn.ModuleList(_head(chain) for chain in chains)
+        self.heads = nn.ModuleList(chain_module(chain) for chain in chains)
         self.register_buffer("difference", torch.tensor(TEXT_DIFFERENCE))
         self._optional("scale", None if folded.scale is None else folded.scale[:, None, None])
         self._optional("shift", None if folded.shift is None else folded.shift[:, None, None])
@@ -94,25 +93,7 @@ def folded_input(backbone: Backbone) -> Iterator[FoldedInput]:
     if folded.stem is None:
         raise AssertionError("an unpadded stem takes the normalisation")
     try:
-        stem.weight, stem.bias = (_frozen(array) for array in folded.stem)
+        stem.weight, stem.bias = (frozen_parameter(array) for array in folded.stem)
         yield folded
     finally:
         stem.weight, stem.bias = kept_weight, kept_bias
-
-
-def _frozen(array: "np.ndarray") -> nn.Parameter:
-    return nn.Parameter(torch.from_numpy(array.astype(np.float32)), requires_grad=False)
-
-
-def _head(chain: StageChain) -> nn.Sequential:
-    modules: list[nn.Module] = []
-    for layer in chain.layers:
-        if isinstance(layer, Linear):
-            module = nn.Linear(*layer.weight.shape[::-1])
-            module.weight, module.bias = _frozen(layer.weight), _frozen(layer.bias)
-            modules.append(module)
-        elif isinstance(layer, Relu):
-            modules.append(nn.ReLU())
-        else:
-            raise AssertionError("BatchNorm is folded before the graph is made")
-    return nn.Sequential(*modules)

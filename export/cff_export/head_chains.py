@@ -3,6 +3,7 @@
 from typing import cast
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from cff_edge.heads import Head, MlpCalibrator
@@ -17,6 +18,7 @@ from cff_export.passes import (
     fold_rank,
 )
 from cff_export.passes.chain import Matrix
+from cff_runtime.errors import UsageError
 
 PASSES = {"fold_affine": fold_affine, "fold_mlp": fold_mlp, "fold_rank": fold_rank}
 
@@ -34,6 +36,11 @@ def stage_chain(head: Head, stage: int) -> StageChain:
         ]
     elif isinstance(calibrator, nn.Linear):
         layers.append(_linear(calibrator))
+    elif not isinstance(calibrator, nn.Identity):
+        raise UsageError(
+            f"calibrator must be none, affine or mlp, got {type(calibrator).__name__}; "
+            "teach `stage_chain` to fold it"
+        )
     return StageChain(tuple(layers))
 
 
@@ -50,6 +57,28 @@ def fold_head(head: Head) -> tuple[list[StageChain], list[dict[str, object]]]:
             )
         chains.append(chain)
     return chains, records
+
+
+def chain_module(chain: StageChain) -> nn.Sequential:
+    """Return a folded chain as a float32 module, [B,N_s,E_s] to [B,N_s,C_s]."""
+    modules: list[nn.Module] = []
+    for layer in chain.layers:
+        if isinstance(layer, Linear):
+            n_outputs, n_inputs = layer.weight.shape
+            module = nn.Linear(n_inputs, n_outputs)
+            module.weight = frozen_parameter(layer.weight)
+            module.bias = frozen_parameter(layer.bias)
+            modules.append(module)
+        elif isinstance(layer, Relu):
+            modules.append(nn.ReLU())
+        else:
+            raise AssertionError("fold_mlp leaves no BatchNorm")
+    return nn.Sequential(*modules)
+
+
+def frozen_parameter(array: Matrix) -> nn.Parameter:
+    """Return a float64 array as a float32 parameter without gradient: the one cast of a fold."""
+    return nn.Parameter(torch.from_numpy(array.astype(np.float32)), requires_grad=False)
 
 
 def _array(tensor: Tensor) -> Matrix:
