@@ -1,4 +1,4 @@
-"""`cff-bench`: what inspection costs on this machine.
+"""`cff-bench`: what inspection costs on this machine, and what it finds.
 
 A subcommand is a function that adds its parser and names, as `run`, the function that does the
 work; the packages it needs are imported there and nowhere earlier.
@@ -22,11 +22,12 @@ INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
 _EXTRAS = {
     "onnx": "cff-edge[export]",
     "onnxruntime": "cff-edge[bench]",
-    "psutil": "cff-edge[bench]",
     "skimage": "cff-edge[bench]",
     "torch": "cff-edge[train]",
     "torchvision": "cff-edge[train]",
-    "tqdm": "cff-edge[bench]",
+    "sklearn": "cff-edge[train]",
+    "tomli_w": "cff-edge[train]",
+    "tqdm": "cff-edge[train]",
 }
 
 
@@ -87,11 +88,13 @@ def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cff-bench", description="Measure on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="cff-bench", description="Measure and demonstrate on this machine."
+    )
     version = package_version("cff-edge") or "unknown"
     parser.add_argument("--version", action="version", version=f"cff-bench {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add_command in (_add_table6, _add_latency):
+    for add_command in (_add_table6, _add_latency, _add_demo, _add_real_parts):
         add_command(subparsers)
     return parser
 
@@ -155,6 +158,59 @@ def _run_latency(args: argparse.Namespace) -> int:
     print(format_latency(report))
     write_json(args.json, report)
     return 0
+
+
+def _add_demo(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "demo", help="train, export, enrol and inspect, with a report to look at"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/demo"), help="default: %(default)s")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="MVTec AD or VisA layout (default: synthetic)"
+    )
+    parser.add_argument("--train", default="", metavar="A,B", help="products to train on")
+    parser.add_argument("--product", help="product to enrol and inspect, never trained on")
+    parser.add_argument("-k", type=_positive, default=4, help="good parts to enrol (default: 4)")
+    _add_overrides(parser)
+    parser.set_defaults(run=_run_demo)
+
+
+def _run_demo(args: argparse.Namespace) -> int:
+    from cff_bench.demo.pipeline import run_demo
+
+    train = [name.strip() for name in args.train.split(",") if name.strip()]
+    run_demo(args.out, args.data, train, args.product, args.k, args.overrides)
+    return 0
+
+
+def _add_real_parts(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "real-parts", help="raw, none and affine heads on the real defects below CFF_DATA"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/real-parts"), help="default: %(default)s"
+    )
+    parser.add_argument("-k", type=_positive, default=4, help="good parts to enrol (default: 4)")
+    _add_overrides(parser)
+    parser.set_defaults(run=_run_real_parts)
+
+
+def _run_real_parts(args: argparse.Namespace) -> int:
+    from cff_bench.demo.real_parts import run_real_parts
+
+    run_real_parts(args.out, args.k, overrides=args.overrides)
+    return 0
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="SECTION.KEY=VALUE",
+        help="of the training configuration, as for cff-train; may be repeated",
+    )
 
 
 def _positive(text: str) -> int:

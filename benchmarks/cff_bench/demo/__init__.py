@@ -1,0 +1,1 @@
+"""The demo: train, export, enrol, inspect and report, through the command lines."""

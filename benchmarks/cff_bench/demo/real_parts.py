@@ -52,7 +52,9 @@ def data_folder() -> Path:
     return Path(folder)
 
 
-def run_real_parts(out: Path, k: int = 4, heads: Sequence[str] = tuple(HEADS)) -> dict[str, Any]:
+def run_real_parts(
+    out: Path, k: int = 4, heads: Sequence[str] = tuple(HEADS), overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Train, export and judge every head; write ``summary.json``.
 
     Parameters
@@ -63,6 +65,8 @@ def run_real_parts(out: Path, k: int = 4, heads: Sequence[str] = tuple(HEADS)) -
         Number of references.
     heads : sequence of str
         Among ``raw``, ``none`` and ``affine``.
+    overrides : sequence of str
+        Of every head's training configuration, as ``cff-train --set``.
 
     Returns
     -------
@@ -74,7 +78,7 @@ def run_real_parts(out: Path, k: int = 4, heads: Sequence[str] = tuple(HEADS)) -
     roots = [data / name for name in TRAINING_SETS]
     products = []
     for head in heads:
-        bundle = _make_bundle(head, roots, out)
+        bundle = _make_bundle(head, roots, out, overrides)
         for product in dataset.products:
             folder = out / head / product
             summary, _, _ = evaluate_product(bundle, dataset, product, k, head, folder)
@@ -92,8 +96,8 @@ def run_real_parts(out: Path, k: int = 4, heads: Sequence[str] = tuple(HEADS)) -
     return result
 
 
-def _make_bundle(head: str, roots: Sequence[Path], out: Path) -> Path:
-    overrides = (*HEADS[head], f"data.max_per_product={MAX_PER_PRODUCT}")
+def _make_bundle(head: str, roots: Sequence[Path], out: Path, extra: Sequence[str]) -> Path:
+    overrides = (*HEADS[head], f"data.max_per_product={MAX_PER_PRODUCT}", *extra)
     settings = [word for override in overrides for word in ("--set", override)]
     run_folder, bundle = out / head / "run", out / head / "bundle"
     cache = ["--cache", out / "cache"]
