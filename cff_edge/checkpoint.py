@@ -28,6 +28,8 @@ STATE_NAME = "state.safetensors"
 CONFIG_NAME = "config.toml"
 LOG_NAME = "log.jsonl"
 _METADATA_KEY = "cff_run"
+# what weights are called depends on where they were read; `weights_sha256` says what they are
+_LABELS = ("weights", "licence")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def restore_head(
     """
     trained_on = take(facts, "backbone", dict, CheckpointError)
     present = json.loads(json.dumps(dataclasses.asdict(backbone.info)))
-    differing = [key for key in present if present[key] != trained_on.get(key)]
+    checked = [key for key in present if key not in _LABELS]
+    differing = [key for key in checked if present[key] != trained_on.get(key)]
     if differing:
         key = differing[0]
         raise CheckpointError(
@@ -114,6 +117,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})[_METADATA_KEY])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"`{path}` must be a checkpoint of cff-train: {error}") from error
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"`{path}` must be a checkpoint of cff-train, its facts are none")
+    return tensors, facts

@@ -13,7 +13,8 @@ from cff_runtime.errors import CffError, MissingDependencyError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cff-train``; return the exit code."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("cff_edge").setLevel(logging.INFO)
     try:
         _train(arguments)
     except CffError as error:
@@ -75,7 +76,7 @@ def _train(arguments: argparse.Namespace) -> None:
         config.backbone.taps or None,
         config.train.seed,
     )
-    log = logging.getLogger(__name__)
+    log = logging.getLogger("cff_edge")
     n_defective = sum(sample.is_defective for sample in samples)
     log.info("%d images, %d of them defective", len(samples), n_defective)
     if backbone.info.weights == "random":
@@ -91,8 +92,10 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
         "data.products": _split(arguments.products),
         "data.exclude": _split(arguments.exclude),
     }
-    # TOML's basic strings are JSON's
-    given = [f"{key}={json.dumps(values)}" for key, values in lists.items() if values]
+    # TOML's basic strings are JSON's, but for the pairs of escapes that stand for an emoji
+    given = [
+        f"{key}={json.dumps(values, ensure_ascii=False)}" for key, values in lists.items() if values
+    ]
     return [*given, *arguments.overrides]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Any
 
 import tomli_w
 
+from cff_edge.heads import CALIBRATORS, PROJECTOR_INITS
+from cff_edge.losses import GLOBAL_SCALES
 from cff_runtime.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -123,6 +126,28 @@ class Config:
         return tomli_w.dumps(dataclasses.asdict(self))
 
 
+MAX_SEED = 2**63 - 1  # the largest integer of TOML
+
+# What a run would otherwise meet hours later
+_CHOICES = {
+    "head.calibrator": CALIBRATORS,
+    "head.projector_init": PROJECTOR_INITS,
+    "train.global_scale": GLOBAL_SCALES,
+    "train.device": ("auto", "cpu", "cuda"),
+}
+_POSITIVE = ("train.batch_size", "train.learning_rate")
+_NOT_NEGATIVE = (
+    "data.max_per_product",
+    "head.text_weight",
+    "train.projector_epochs",
+    "train.calibrator_epochs",
+    "train.seed",
+    "train.focal_weight",
+    "train.dice_weight",
+    "train.align_weight",
+    "train.global_weight",
+)
+
 # The paper's recipe for CLIP (CFF section 4, VisA); the embedded backbone keeps the defaults.
 _OPEN_CLIP_PRESET: dict[str, dict[str, Any]] = {
     "backbone": {"weights": "openai", "image_size": 518},
@@ -150,7 +175,9 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     layers += [_parse_override(text) for text in overrides]
     name = BackboneConfig.name
     for layer in layers:
-        name = layer.get("backbone", {}).get("name", name)
+        section = layer.get("backbone")
+        if isinstance(section, Mapping):
+            name = section.get("name", name)
     preset = _OPEN_CLIP_PRESET if str(name).startswith("open_clip:") else {}
     config = Config()
     for layer in (preset, *layers):
@@ -184,8 +211,10 @@ def _apply(config: Config, layer: Mapping[str, Any]) -> Config:
     sections: dict[str, Any] = {}
     for section, values in layer.items():
         known = [f.name for f in dataclasses.fields(config)]
-        if section not in known or not isinstance(values, Mapping):
+        if section not in known:
             _unknown(section, known, "section")
+        if not isinstance(values, Mapping):
+            raise UsageError(f"configuration section `{section}` must be a table, got {values!r}")
         current: Any = getattr(config, section)
         sections[section] = dataclasses.replace(
             current, **{k: _checked(current, section, k, v) for k, v in values.items()}
@@ -221,25 +250,25 @@ def _unknown(name: str, known: Sequence[str], what: str) -> None:
 
 
 def _check_ranges(config: Config) -> None:
-    train = config.train
-    positive = {"batch_size": train.batch_size, "learning_rate": train.learning_rate}
-    not_negative = {
-        "projector_epochs": train.projector_epochs,
-        "calibrator_epochs": train.calibrator_epochs,
-        "focal_weight": train.focal_weight,
-        "dice_weight": train.dice_weight,
-        "align_weight": train.align_weight,
-        "global_weight": train.global_weight,
-    }
-    for name, value in positive.items():
-        if not value > 0:
-            raise UsageError(f"`train.{name}` must be above 0, got {value}")
-    for name, value in not_negative.items():
-        if not value >= 0:
-            raise UsageError(f"`train.{name}` must be 0 or more, got {value}")
-    if train.device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"`train.device` must be auto, cpu or cuda, got {train.device!r}")
-    if not config.head.text_weight >= 0:
-        raise UsageError(f"`head.text_weight` must be 0 or more, got {config.head.text_weight}")
-    if config.data.max_per_product < 0:
-        raise UsageError("`data.max_per_product` must be 0 or more")
+    for name, choices in _CHOICES.items():
+        value = _value(config, name)
+        if value not in choices:
+            raise UsageError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}")
+    for name in _POSITIVE:
+        value = _value(config, name)
+        if not 0 < value < math.inf:
+            raise UsageError(f"`{name}` must be above 0 and finite, got {value}")
+    for name in _NOT_NEGATIVE:
+        value = _value(config, name)
+        if not 0 <= value < math.inf:
+            raise UsageError(f"`{name}` must be 0 or more and finite, got {value}")
+    for value in config.train.adjacent_weights:
+        if not 0 <= value < math.inf:
+            raise UsageError(f"`train.adjacent_weights` must be 0 or more and finite, got {value}")
+    if config.train.seed > MAX_SEED:
+        raise UsageError(f"`train.seed` must be at most {MAX_SEED}, got {config.train.seed}")
+
+
+def _value(config: Config, name: str) -> Any:
+    section, _, key = name.partition(".")
+    return getattr(getattr(config, section), key)

@@ -5,10 +5,13 @@ mvtec    <product>/{train,test}/good, <product>/test/<defect>,
 visa     split_csv/1cls.csv with columns object, split, label, image, mask; paths from the root
 folder   <product>/good, <product>/<defect>, masks in <product>/masks/<defect>/<stem>[_mask].png;
          a folder of images alone is one product, all of them good
+
+The root is a folder of products or one product. Hidden files and folders are left out.
 """
 
 import csv
 import difflib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +27,9 @@ LAYOUTS = ("mvtec", "visa", "folder")
 GOOD = "good"
 _VISA_CSV = Path("split_csv") / "1cls.csv"
 _VISA_COLUMNS = ("object", "split", "label", "image", "mask")
+_VISA_LABELS = {"normal": GOOD, "anomaly": "anomaly"}
 _MASK_FOLDERS = {"mvtec": "ground_truth", "folder": "masks"}
+_SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Dataset:
         UsageError
             If there is no such product.
         """
-        _require_known(product, self.products)
+        require_product(product, self.products)
         samples = tuple(sample for sample in self.samples if sample.product == product)
         return Dataset(self.root, self.layout, (product,), samples)
 
@@ -113,18 +118,20 @@ def read_dataset(
     root = Path(root)
     if not root.is_dir():
         raise UsageError(f"data set `{root}` must be an existing folder; check the path")
-    layout = layout or _detect_layout(root)
-    if layout not in LAYOUTS:
+    if root.name in ("", ".."):
+        root = root.resolve()  # one product is named after its folder
+    if layout not in (None, *LAYOUTS):
         raise UsageError(f"`layout` must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    layout, expected = layout or _detect_layout(root), layout or "MVTec AD, VisA or folder"
     samples = list(_read_visa(root) if layout == "visa" else _read_products(root, layout))
     found = tuple(sorted({sample.product for sample in samples}))
     if not samples:
-        raise DatasetError(f"`{root}` must hold images in {layout} layout, none were found")
+        raise DatasetError(f"`{root}` must hold images in {expected} layout, none were found")
     for product in products or ():
-        _require_known(product, found)
+        require_product(product, found)
     if products:
         samples = [sample for sample in samples if sample.product in products]
-        found = tuple(sorted(products))
+        found = tuple(sorted(set(products)))
     for sample in samples:
         if require_masks and sample.is_defective and sample.mask is None:
             raise DatasetError(
@@ -156,27 +163,50 @@ def load_mask(sample: Sample, height: int, width: int) -> NDArray[np.bool_]:
         with Image.open(sample.mask) as mask, Image.open(sample.path) as image:
             sizes = (mask.size, image.size)
             binary = np.asarray(mask.convert("L")) > 0
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DatasetError(f"mask `{sample.mask}` must be a readable image: {error}") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DatasetError(
+            f"mask `{sample.mask}` and its image must be readable: {error}"
+        ) from error
     if any(abs(a - b) > 1 for a, b in zip(*sizes, strict=True)):
         raise DatasetError(
-            f"mask `{sample.mask}` must have its image's size {sizes[1]}, got {sizes[0]}"
+            f"mask `{sample.mask}` must have its image's size {_size(sizes[1])}, "
+            f"got {_size(sizes[0])}"
         )
     grey = Image.fromarray(binary.astype(np.uint8) * 255)
     return np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR)) > 127
+
+
+def require_product(product: str, products: Sequence[str]) -> None:
+    """Check that a product is among those known.
+
+    Raises
+    ------
+    UsageError
+        If it is not; the message names the nearest.
+    """
+    if product not in products:
+        near = difflib.get_close_matches(product, products, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"product must be one of {', '.join(products)}, got {product!r}{hint}")
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def _detect_layout(root: Path) -> str:
     if (root / _VISA_CSV).is_file():
         return "visa"
     candidates = [root, *_subfolders(root)]
-    return "mvtec" if any((folder / "test").is_dir() for folder in candidates) else "folder"
+    has_splits = any((folder / split).is_dir() for folder in candidates for split in _SPLITS)
+    return "mvtec" if has_splits else "folder"
 
 
 def _read_products(root: Path, layout: str) -> Iterator[Sample]:
     read = _read_mvtec_product if layout == "mvtec" else _read_plain_product
-    marks = ("train", "test") if layout == "mvtec" else (GOOD,)
-    if any((root / mark).is_dir() for mark in marks) or any(_images(root)):
+    marks = _SPLITS if layout == "mvtec" else (GOOD,)
+    alone = layout == "folder" and any(_images(root))
+    if alone or any((root / mark).is_dir() for mark in marks):
         yield from read(root)
         return
     for folder in _subfolders(root):
@@ -187,7 +217,7 @@ def _read_products(root: Path, layout: str) -> Iterator[Sample]:
 
 
 def _read_mvtec_product(folder: Path) -> Iterator[Sample]:
-    for split in ("train", "test"):
+    for split in _SPLITS:
         if (folder / split).is_dir():
             for defect in _subfolders(folder / split):
                 yield from _read_defect(folder, defect, split, "mvtec")
@@ -197,9 +227,12 @@ def _read_plain_product(folder: Path) -> Iterator[Sample]:
     loose = _images(folder)
     for path in loose:
         yield Sample(path, folder.name, "test", GOOD, None)
-    if loose:
-        return
     for defect in _subfolders(folder):
+        if loose:  # silence would drop one or the other
+            raise DatasetError(
+                f"`{folder}` must hold either images or folders, got `{loose[0].name}` beside "
+                f"`{defect.name}`; move one of them"
+            )
         if defect.name != _MASK_FOLDERS["folder"]:
             yield from _read_defect(folder, defect, "test", "folder")
 
@@ -218,35 +251,59 @@ def _read_defect(product: Path, folder: Path, split: str, layout: str) -> Iterat
                 f"image {stem!r} must have one mask, got `{masks[stem]}` and `{mask}`"
             )
         masks[stem] = mask
-    stems = [path.stem for path in images]
+    stems = Counter(path.stem for path in images)
     for stem, mask in masks.items():
         if stem not in stems:
             raise DatasetError(
                 f"mask `{mask}` must belong to an image of `{folder}`, none is named so"
             )
     for path in images:
-        if stems.count(path.stem) > 1:
+        if stems[path.stem] > 1:
             raise DatasetError(f"`{path}` must be the only image of its name in its folder")
         yield Sample(path, product.name, split, folder.name, masks.get(path.stem))
 
 
 def _read_visa(root: Path) -> Iterator[Sample]:
     table = root / _VISA_CSV
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = set(_VISA_COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise DatasetError(f"`{table}` must have a column {sorted(missing)[0]!r}")
-        for row in reader:
-            path = root / row["image"]
-            if not path.is_file():
-                raise DatasetError(f"image `{path}` must exist, line {reader.line_num} names it")
-            defective = row["label"] == "anomaly"
-            mask = root / row["mask"] if defective and row["mask"] else None
-            if mask is not None and not mask.is_file():
-                raise DatasetError(f"mask `{mask}` must exist, line {reader.line_num} names it")
-            defect = "anomaly" if defective else GOOD
-            yield Sample(path, row["object"], row["split"], defect, mask)
+    if not table.is_file():
+        raise DatasetError(f"data set `{root}` in VisA layout must hold `{_VISA_CSV}`")
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            missing = set(_VISA_COLUMNS) - set(reader.fieldnames or ())
+            if missing:
+                raise DatasetError(f"`{table}` must have a column {sorted(missing)[0]!r}")
+            for row in reader:
+                yield _read_visa_row(root, row, f"line {reader.line_num} of `{table}`")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"`{table}` must be CSV in UTF-8: {error}") from error
+
+
+def _read_visa_row(root: Path, row: dict[str, str], line: str) -> Sample:
+    product, split, label = row["object"], row["split"], row["label"]
+    if label not in _VISA_LABELS or split not in _SPLITS:
+        raise DatasetError(
+            f"{line} must have split train or test and label normal or anomaly, "
+            f"got {split!r} and {label!r}"
+        )
+    if product in ("", ".", "..") or "/" in product or "\\" in product:
+        raise DatasetError(f"{line} must name its object, without slashes, got {product!r}")
+    defect = _VISA_LABELS[label]
+    image = _visa_path(root, row["image"], "image", line)
+    masked = defect != GOOD and row["mask"]
+    mask = _visa_path(root, row["mask"], "mask", line) if masked else None
+    return Sample(image, product, split, defect, mask)
+
+
+def _visa_path(root: Path, name: str, what: str, line: str) -> Path:
+    inside = Path(name)
+    if inside.is_absolute() or ".." in inside.parts:
+        raise DatasetError(f"{line} must name {what}s inside the data set, got {name!r}")
+    if inside.suffix.lower() not in IMAGE_SUFFIXES:
+        raise DatasetError(f"{line} must name {what}s ({', '.join(IMAGE_SUFFIXES)}), got {name!r}")
+    if not (root / inside).is_file():
+        raise DatasetError(f"{what} `{root / inside}` must exist, {line} names it")
+    return root / inside
 
 
 def _images(folder: Path) -> list[Path]:
@@ -255,16 +312,11 @@ def _images(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and not path.is_dir()
     )
 
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _require_known(product: str, products: Sequence[str]) -> None:
-    if product not in products:
-        near = difflib.get_close_matches(product, products, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"product must be one of {', '.join(products)}, got {product!r}{hint}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cff_edge.detector import Detector
+from cff_runtime.errors import ImageError
 from cff_runtime.imaging import load_image
 from cff_runtime.preprocessing import Preprocessing
 from cff_runtime.storage import atomic_write, sha256_bytes
@@ -86,16 +87,17 @@ class FeatureCache:
         return [torch.stack(stage).float() for stage in zip(*entries, strict=True)]
 
     def _entry(self, path: Path) -> Path:
-        key = sha256_bytes(self._facts + path.read_bytes())
+        try:
+            key = sha256_bytes(self._facts + path.read_bytes())
+        except OSError as error:
+            raise ImageError(f"image `{path}` must be a readable file: {error}") from error
         return self._folder / key[:2] / f"{key}.safetensors"
 
     def _read(self, path: Path) -> list[Tensor] | None:
         entry = self._entry(path)
-        if not entry.is_file():
-            return None
+        n_stages = len(self._detector.info.stages)
         try:
             tensors = load_file(entry)
-        except SafetensorError:
+            return [tensors[f"stage_{stage}"] for stage in range(n_stages)]
+        except (OSError, SafetensorError, KeyError):  # absent, damaged or of something else
             return None
-        n_stages = len(self._detector.info.stages)
-        return [tensors[f"stage_{stage}"] for stage in range(n_stages)]

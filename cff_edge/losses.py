@@ -18,6 +18,8 @@ from torch import Tensor
 
 from cff_runtime.errors import UsageError
 
+GLOBAL_SCALES = ("tokens", "none")
+
 _FOCAL_GAMMA = 2.0
 _FOCAL_SMOOTH = 1e-5
 _DICE_SMOOTH = 1.0
@@ -70,6 +72,10 @@ def alignment_loss(
     UsageError
         If `weights` has not S - 1 entries or `global_scale` is unknown.
     """
+    if global_scale not in GLOBAL_SCALES:
+        raise UsageError(
+            f"`global_scale` must be one of {', '.join(GLOBAL_SCALES)}, got {global_scale!r}"
+        )
     unit = [F.normalize(stage, dim=-1) for stage in features]
     pairs = list(itertools.pairwise(unit))
     if weights is None:
@@ -79,18 +85,13 @@ def alignment_loss(
             f"`adjacent_weights` must have one entry per pair of adjacent stages ({len(pairs)}), "
             f"got {len(weights)}"
         )
-    adjacent = torch.stack(
-        [
-            w * (1.0 - (shallow * deep).sum(-1).mean())
-            for w, (shallow, deep) in zip(weights, pairs, strict=True)
-        ]
-    ).sum()
+    adjacent = unit[0].new_zeros(())  # what remains of one stage alone
+    for w, (shallow, deep) in zip(weights, pairs, strict=True):
+        adjacent = adjacent + w * (1.0 - (shallow * deep).sum(-1).mean())
     similarity = unit[0] @ unit[-1].transpose(1, 2)  # [B,N,N]
     n_tokens = similarity.shape[-1]
     identity = torch.eye(n_tokens, dtype=similarity.dtype, device=similarity.device)
     frobenius = ((similarity - identity) ** 2).sum(dim=(1, 2)).mean()
     if global_scale == "tokens":
         frobenius = frobenius / n_tokens
-    elif global_scale != "none":
-        raise UsageError(f"`global_scale` must be 'tokens' or 'none', got {global_scale!r}")
     return adjacent + global_weight * frobenius

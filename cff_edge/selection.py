@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cff_edge.config import Config
-from cff_edge.datasets import Sample, read_dataset
+from cff_edge.datasets import Sample, read_dataset, require_product
 from cff_runtime.errors import UsageError
 
 
@@ -23,19 +23,18 @@ def select_samples(config: Config) -> list[Sample]:
     data = config.data
     if not data.roots:
         raise UsageError("`--data` must name at least one data set")
-    samples: list[Sample] = []
-    for root in data.roots:
-        samples += read_dataset(Path(root)).select(split="test")
-    known = sorted({sample.product for sample in samples})
-    unknown = [name for name in (*data.products, *data.exclude) if name not in known]
-    if unknown:
-        raise UsageError(f"product must be one of {', '.join(known)}, got {unknown[0]!r}")
+    datasets = [read_dataset(Path(root), require_masks=False) for root in data.roots]
+    known = sorted({s.product for dataset in datasets for s in dataset.select(split="test")})
+    for name in (*data.products, *data.exclude):
+        require_product(name, known)
+    chosen = set(data.products or known) - set(data.exclude)
     by_product: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        if (not data.products or sample.product in data.products) and (
-            sample.product not in data.exclude
-        ):
-            by_product[sample.product].append(sample)
+    for dataset in datasets:
+        names = [name for name in dataset.products if name in chosen]
+        if names:  # again, as only the products trained on need masks
+            labelled = read_dataset(dataset.root, dataset.layout, names)
+            for sample in labelled.select(split="test"):
+                by_product[sample.product].append(sample)
     rng = np.random.default_rng(config.train.seed)
     return [
         sample

@@ -8,7 +8,7 @@ the seed and its own number, so that a resumed run equals one that was never int
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +26,19 @@ from cff_edge.checkpoint import (
     save_head,
     write_tensors,
 )
-from cff_edge.config import Config, TrainConfig
+from cff_edge.config import Config, TrainConfig, load_config
 from cff_edge.datasets import Sample, load_mask
 from cff_edge.detector import Detector, abnormal_map, resize_planes
 from cff_edge.feature_cache import FeatureCache
 from cff_edge.heads import Head
 from cff_edge.losses import alignment_loss, dice_loss, focal_loss
-from cff_runtime.errors import CheckpointError, DatasetError, UsageError
+from cff_runtime.errors import (
+    CffError,
+    CheckpointError,
+    DatasetError,
+    StorageError,
+    UsageError,
+)
 from cff_runtime.storage import atomic_write
 
 PHASES = ("projectors", "calibrators")
@@ -72,6 +78,10 @@ def train(
         If `run` holds another run, or nothing to resume.
     DatasetError
         If there is no defective or no normal sample.
+    CheckpointError
+        If the run to resume is damaged, or was started with another configuration or images.
+    CffError
+        If the loss is no longer finite.
     """
     if not any(s.is_defective for s in samples) or all(s.is_defective for s in samples):
         raise DatasetError(
@@ -100,6 +110,7 @@ class _Trainer:
         self.run = run
         self.device = resolve_device(config.train.device)
         self.info = backbone.info
+        _check_adjacent_weights(config.train.adjacent_weights, len(self.info.stages))
         with torch.random.fork_rng():
             torch.manual_seed(config.train.seed)
             widths = [stage.width for stage in self.info.stages]
@@ -115,29 +126,36 @@ class _Trainer:
 
     def start(self, resume: bool) -> None:
         """Write the configuration, or read the state of an interrupted run."""
-        state = self.run / STATE_NAME
+        state, config = self.run / STATE_NAME, self.run / CONFIG_NAME
         if not resume:
             if state.exists() or (self.run / HEAD_NAME).exists():
                 raise UsageError(
                     f"`{self.run}` must be a new folder, it holds a run; "
                     "continue it with `--resume` or choose another"
                 )
-            atomic_write(self.run / CONFIG_NAME, self.config.to_toml().encode())
+            atomic_write(config, self.config.to_toml().encode())
             return
+        if not config.exists():
+            raise UsageError(f"`{self.run}` must hold an interrupted run to resume")
+        if load_config(config) != self.config:
+            raise CheckpointError(
+                f"`{self.run}` must be resumed with the configuration it was started with, got "
+                f"another; give `--config {config}` and no overrides, or start a new run"
+            )
         if not state.exists():
-            if not (self.run / CONFIG_NAME).exists():
-                raise UsageError(f"`{self.run}` must hold an interrupted run to resume")
             return  # interrupted before the end of its first epoch
         tensors, facts = read_tensors(state)
         if facts.get("run_key") != self._run_key():
             raise CheckpointError(
-                f"`{self.run}` must be resumed with the configuration and images it was started "
+                f"`{self.run}` must be resumed with the images and backbone weights it was started "
                 "with; they differ, start a new run"
             )
-        self.done = {phase: int(facts["done"][phase]) for phase in PHASES}
-        head_state = {k[5:]: v for k, v in tensors.items() if k.startswith("head.")}
-        self.head.load_state_dict(head_state)
-        self.moments = {k: v for k, v in tensors.items() if k.startswith("adam.")}
+        try:
+            self.done = {phase: int(facts["done"][phase]) for phase in PHASES}
+            self.head.load_state_dict(_under("head.", tensors))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"`{state}` must fit its run: {error}") from error
+        self.moments = _under("adam.", tensors)
 
     def run_phase(self, phase: str, n_epochs: int) -> None:
         """Train one of the two stages from where it stands to its last epoch."""
@@ -181,6 +199,11 @@ class _Trainer:
             )
             for batch in bar:
                 loss = self._loss(phase, [self.samples[i] for i in batch])
+                if not torch.isfinite(loss):
+                    raise CffError(
+                        f"the loss must be finite, got {loss.item()} in epoch {epoch + 1} of the "
+                        f"{phase}; start a new run with a smaller `train.learning_rate`"
+                    )
                 optimiser.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 scaler.step(optimiser)
@@ -229,8 +252,15 @@ class _Trainer:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _log(self, record: dict[str, object]) -> None:
-        with (self.run / LOG_NAME).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        log = self.run / LOG_NAME
+        try:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise StorageError(
+                f"`{log}` could not be written: {error.strerror or error}; "
+                "free some space and continue with `--resume`"
+            ) from error
 
 
 def on_common_grid(features: Sequence[Tensor], grids: Sequence[tuple[int, int]]) -> list[Tensor]:
@@ -260,6 +290,15 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _check_adjacent_weights(weights: Sequence[float], n_stages: int) -> None:
+    """Refuse before stage 1 what stage 2 could not use."""
+    if weights and len(weights) != n_stages - 1:
+        raise UsageError(
+            f"`train.adjacent_weights` must have one entry per pair of adjacent stages "
+            f"({n_stages - 1}), got {len(weights)}"
+        )
+
+
 def _align(features: Sequence[Tensor], config: TrainConfig) -> Tensor:
     weights = config.adjacent_weights or None
     return alignment_loss(features, weights, config.global_weight, config.global_scale)
@@ -287,9 +326,16 @@ def _restore_moments(
 ) -> None:
     """Put the saved moments back; `step` stays on the CPU, as Adam keeps it."""
     for name, parameter in parameters.items():
-        prefix = f"adam.{name}."
         optimiser.state[parameter] = {
-            key[len(prefix) :]: value if key.endswith(".step") else value.to(parameter.device)
-            for key, value in moments.items()
-            if key.startswith(prefix)
+            key: value if key == "step" else value.to(parameter.device)
+            for key, value in _under(f"{name}.", moments).items()
         }
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -5,6 +5,7 @@ import datetime
 import importlib.metadata
 import json
 import logging
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -87,7 +88,7 @@ def export_bundle(
     Parameters
     ----------
     backbone : Backbone
-        On the CPU.
+        On the CPU. A text tower is released once the text vectors are made.
     head : Head
         In eval mode, on the CPU.
     config : Config
@@ -105,13 +106,16 @@ def export_bundle(
     Raises
     ------
     UsageError
-        If `out` exists and `replace` is not set.
+        If `out` exists and `replace` is not set, or the text weight is no weight.
     ParityError
         If the exported graphs leave the parity limits; nothing is written.
     StorageError
         If the files cannot be written; nothing is left behind.
     """
     settings = settings or ExportSettings()
+    weight = settings.text_weight
+    if weight is not None and not 0 <= weight < math.inf:
+        raise UsageError(f"`text_weight` must be 0 or more and finite, got {weight}")
     if out.exists() and not settings.replace:
         raise UsageError(f"`{out}` must not exist yet; give another folder or `--replace`")
     if out.exists() and not (out / MANIFEST_NAME).is_file():
@@ -179,6 +183,7 @@ class _Export:
         manifest = self._with_files(manifest)
         log.info("parity gate: ONNX Runtime against PyTorch")
         report = verify_bundle(Bundle(self.work, manifest), backend, self.settings.limits)
+        del backend  # the next check opens the encoder again: not two of a ViT-L's 1.2 GB
         batch_diff = batch_position_diff(self.work / ENCODER, np.stack(resized), text)
         parity = self._gate(report, batch_diff)
         (self.work / PARITY).write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")

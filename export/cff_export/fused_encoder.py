@@ -74,8 +74,10 @@ class FusedEncoder(nn.Module):
         return torch.sigmoid(up_y @ logits @ up_x.T)
 
     def _optional(self, name: str, array: "np.ndarray | None") -> None:
-        tensor = None if array is None else torch.from_numpy(array.astype(np.float32))
-        self.register_buffer(name, tensor)
+        if array is None:
+            setattr(self, name, None)  # torch.export miscounts buffers registered as None
+        else:
+            self.register_buffer(name, torch.from_numpy(array.astype(np.float32)))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Writing the graphs of a bundle: the encoder from PyTorch, the scorers node by node."""
 
+import hashlib
 import logging
 import warnings
 from pathlib import Path
@@ -22,7 +23,8 @@ MAX_SINGLE_FILE_BYTES = 1_900_000_000
 def write_encoder(encoder: FusedEncoder, image_size: int, joint_dim: int, path: Path) -> int:
     """Export the encoder with a free batch dimension; return how much `drop_unused` removed.
 
-    Weights above protobuf's limit go to ``<path>.data`` beside the graph.
+    Weights above protobuf's limit go to ``<path>.data`` beside the graph, and their hash into it,
+    so that graphs of different weights are different files.
     """
     n_stages = len(encoder.grids)
     names = [f"features_{stage}" for stage in range(n_stages)] + ["text_map"]
@@ -51,7 +53,10 @@ def write_encoder(encoder: FusedEncoder, image_size: int, joint_dim: int, path: 
     _strip_origins(model)
     n_bytes = sum(tensor.nbytes for tensor in _weights(model))
     logging.getLogger(__name__).info("encoder: %d nodes, %.1f MB", len(model.graph), n_bytes / 1e6)
-    external = f"{path.name}.data" if n_bytes > MAX_SINGLE_FILE_BYTES else None
+    external = None
+    if n_bytes > MAX_SINGLE_FILE_BYTES:
+        external = f"{path.name}.data"
+        model.metadata_props["weights_sha256"] = _weights_sha256(model)
     ir.save(model, path, external_data=external)
     return n_dropped
 
@@ -88,6 +93,13 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
     return [tensor for tensor in tensors if tensor is not None]
 
 
+def _weights_sha256(model: ir.Model) -> str:
+    digest = hashlib.sha256()
+    for tensor in _weights(model):
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
+
+
 def _strip_origins(model: ir.Model) -> None:
     """Drop stack traces and paths of the exporting machine; equal models get equal files."""
     model.producer_name, model.producer_version = "cff-export", ""
@@ -97,5 +109,7 @@ def _strip_origins(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
-    for value in model.graph.initializers.values():
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from cff_runtime.errors import BundleError, UsageError
-from cff_runtime.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from cff_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
 from cff_runtime.storage import sha256_file
 
 MAX_MANIFEST_BYTES = 4 << 20
@@ -43,10 +43,10 @@ class Bundle:
         if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f"`{manifest_path}` must be at most {MAX_MANIFEST_BYTES} bytes")
         try:
-            manifest = parse_manifest(manifest_path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError as error:
-            raise BundleError(f"`{manifest_path}` must be UTF-8 text: {error}") from error
-        bundle = cls(path, manifest)
+            text = manifest_path.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError) as error:
+            raise BundleError(f"`{manifest_path}` must be readable UTF-8 text: {error}") from error
+        bundle = cls(path, parse_manifest(text))
         bundle._verify_files()
         return bundle
 
@@ -72,34 +72,57 @@ class Bundle:
                 f"text name must be one of {', '.join(text.names)}, got {name!r}; "
                 "export with `cff-export --text-names` to add one"
             )
-        try:
-            vectors = load_file(self.file(text.file))[name]
-        except (SafetensorError, KeyError) as error:
-            raise BundleError(f"`{text.file}` must hold a tensor {name!r}: {error}") from error
+        tensors = self.tensors(text.file)
+        if name not in tensors:
+            raise BundleError(f"`{text.file}` must hold a tensor {name!r}, export the bundle again")
+        vectors = tensors[name]
         expected = (self.manifest.joint_dim, 2)
         if vectors.shape != expected or vectors.dtype != np.float32:
             raise BundleError(
                 f"text vectors {name!r} must be float32 of shape {expected}, "
                 f"got {vectors.dtype} {vectors.shape}"
             )
+        if not np.isfinite(vectors).all():
+            raise BundleError(f"text vectors {name!r} must be finite, export the bundle again")
         return vectors
+
+    def tensors(self, name: str) -> dict[str, NDArray[Any]]:
+        """Read a safetensors file that the manifest names.
+
+        Raises
+        ------
+        BundleError
+            If it is none, or holds a type that NumPy has not.
+        """
+        try:
+            return load_file(self.file(name))
+        except Exception as error:  # safetensors raises its own kind and several of NumPy's
+            raise BundleError(f"`{name}` must be a safetensors file: {error}") from error
 
     def _verify_files(self) -> None:
         root = self.path.resolve()
         for name, entry in self.manifest.files.items():
-            path = self.path / name
-            if not path.resolve().is_relative_to(root):
-                raise BundleError(f"`{name}` must lie inside the bundle `{self.path}`")
-            if not path.is_file():
-                raise BundleError(f"`{path}` must exist, the manifest names it; copy it again")
-            n_bytes = path.stat().st_size
-            if n_bytes != entry.n_bytes:
+            try:
+                _verify_file(self.path / name, entry, root)
+            except (OSError, ValueError, RuntimeError) as error:  # NUL, too long, link in a circle
                 raise BundleError(
-                    f"`{path}` must have {entry.n_bytes} bytes, got {n_bytes}; "
-                    "the bundle was not copied completely"
-                )
-            if sha256_file(path) != entry.sha256:
-                raise BundleError(
-                    f"`{path}` must have the SHA-256 of the manifest and has another; "
-                    "the file was changed or damaged, copy the bundle again"
-                )
+                    f"`{self.path}` must hold a readable file {name!r:.80}: {error!s:.80}"
+                ) from error
+
+
+def _verify_file(path: Path, entry: FileEntry, root: Path) -> None:
+    if not path.resolve().is_relative_to(root):
+        raise BundleError(f"`{path}` must lie inside the bundle `{root}`, not behind a link")
+    if not path.is_file():
+        raise BundleError(f"`{path}` must exist, the manifest names it; copy the bundle again")
+    n_bytes = path.stat().st_size
+    if n_bytes != entry.n_bytes:
+        raise BundleError(
+            f"`{path}` must have {entry.n_bytes} bytes, got {n_bytes}; "
+            "the file was changed or not copied completely, copy the bundle again"
+        )
+    if sha256_file(path) != entry.sha256:
+        raise BundleError(
+            f"`{path}` must have the SHA-256 of the manifest and has another; "
+            "the file was changed or damaged, copy the bundle again"
+        )

@@ -1,9 +1,12 @@
 """`cff-run`: enrol products and inspect parts, without PyTorch."""
 
 import argparse
+import io
 import json
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,15 +33,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cff-run``; return the exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Pillow's remarks on damaged files, two lines of its own source each; its errors still come
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        return command(arguments)
+        exit_code = command(arguments)
+        sys.stdout.flush()  # here, where an error can still be told
+        return exit_code
     except CffError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a path that cannot even be looked at, a closed or full stdout
+        return _report_os_error(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _report_os_error(error: OSError) -> int:
+    print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try once more at exit and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,12 +135,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
     images = list_images(arguments.images)
     profile = Profile.load(arguments.profile)
     inspector = _open(arguments)
+    profile.require_bundle(inspector.bundle.manifest)
     names = _output_names(images)
     n_failed = 0
     for path in images:
         try:
             image = load_image(path)
             result = inspector.inspect(image, profile)
+            _print_result(arguments, path, result)  # first: a full disk takes no verdict away
             if arguments.overlay:
                 save_overlay(arguments.overlay / f"{names[path]}.png", image, result, profile)
             if arguments.maps:
@@ -130,13 +152,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 print(json.dumps({"image": str(path), "error": str(error)}), flush=True)
             print(f"error: {error}", file=sys.stderr)
-            continue
-        if arguments.json:
-            print(json.dumps({"image": str(path), **result.to_dict()}), flush=True)
-        else:
-            print(_line(path, result), flush=True)
     if n_failed:
-        print(f"error: {n_failed} of {len(images)} images gave no result", file=sys.stderr)
+        print(f"error: {n_failed} of {len(images)} images failed", file=sys.stderr)
     return 1 if n_failed else 0
 
 
@@ -183,10 +200,14 @@ def _describe_profile(profile: Profile) -> dict[str, Any]:
     }
 
 
-def _line(path: Path, result: Result) -> str:
+def _print_result(arguments: argparse.Namespace, path: Path, result: Result) -> None:
+    if arguments.json:
+        print(json.dumps({"image": str(path), **result.to_dict()}), flush=True)
+        return
     regions = f"{len(result.regions)} region{'' if len(result.regions) == 1 else 's'}"
-    return (
-        f"{result.verdict:6}  {result.score:8.4f}  {result.total_ms:7.1f} ms  {regions:10}  {path}"
+    print(
+        f"{result.verdict:6}  {result.score:8.4f}  {result.total_ms:7.1f} ms  {regions:10}  {path}",
+        flush=True,
     )
 
 
@@ -195,7 +216,13 @@ def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
     stems = [path.stem for path in paths]
     if len(set(stems)) == len(stems):
         return dict(zip(paths, stems, strict=True))
-    return {path: "_".join(path.parts).replace("/", "").replace(".", "_") for path in paths}
+    names: dict[Path, str] = {}
+    for path in dict.fromkeys(paths):
+        name = "_".join(path.parts).replace("/", "").replace(".", "_")
+        while name in names.values():  # a/b.png and a_b.png
+            name += "_"
+        names[path] = name
+    return names
 
 
 def _save_map(path: Path, result: Result) -> None:

@@ -58,7 +58,7 @@ class CheckpointError(CffError):
 
 
 class BackendError(CffError):
-    """An inference backend that is unknown or cannot run the bundle."""
+    """An inference backend that cannot run the bundle or gives no usable answer."""
 
 
 class ParityError(CffError):

@@ -7,11 +7,14 @@ score = max(map)                                     without a text tower
 score = 0.5 (text_score + peak_scale * max(map))     with one; peak_scale from the references
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cff_runtime.errors import BackendError
 
 
 @lru_cache(maxsize=32)
@@ -80,7 +83,14 @@ def fuse_maps(
 
 
 def image_score(peak: float, text_score: float | None, peak_scale: float) -> float:
-    """Return the image score from the map's maximum and the text score, if there is one."""
-    if text_score is None:
-        return peak
-    return 0.5 * (text_score + peak_scale * peak)
+    """Return the image score from the map's maximum and the text score, if there is one.
+
+    Raises
+    ------
+    BackendError
+        If it is not finite: NaN is above no threshold, and a part must not pass because of it.
+    """
+    score = peak if text_score is None else 0.5 * (text_score + peak_scale * peak)
+    if not math.isfinite(score):
+        raise BackendError(f"image score must be finite, got {score}; run `cff-run verify`")
+    return score

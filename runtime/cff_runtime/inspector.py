@@ -95,12 +95,14 @@ class Inspector:
         ImageError
             If an image cannot be used.
         """
-        if not images:
+        if isinstance(images, str | Path):
+            raise UsageError(f"`images` must be a list of images, got the path {str(images)!r}")
+        if len(images) == 0:
             raise UsageError("`images` must hold at least one good part, got none")
         if not product.strip():
             raise UsageError("`product` must be a name, got an empty one")
-        if margin < 0:
-            raise UsageError(f"`margin` must be 0 or more, got {margin}")
+        if not 0 <= margin < float("inf"):  # NaN fails too
+            raise UsageError(f"`margin` must be 0 or more and finite, got {margin}")
         manifest = self.bundle.manifest
         if text_name is None:
             text_name = product if product in manifest.text.names else DEFAULT_TEXT_NAME
@@ -129,6 +131,8 @@ class Inspector:
             If the profile belongs to another bundle.
         ImageError
             If the image cannot be used.
+        BackendError
+            If the backend fails or gives a score that is not finite.
         """
         manifest = self.bundle.manifest
         banks = self._device_banks(profile)

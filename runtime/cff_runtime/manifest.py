@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cff_runtime.errors import BundleError
-from cff_runtime.jsonfields import take
+from cff_runtime.jsonfields import parse_object, take
 from cff_runtime.preprocessing import Preprocessing
 from cff_runtime.storage import sha256_bytes
 
@@ -120,12 +120,7 @@ def parse_manifest(text: str) -> Manifest:
     BundleError
         If anything is missing, of a wrong type, out of range, or if the id does not match.
     """
-    try:
-        fields = json.loads(text)
-    except ValueError as error:
-        raise BundleError(f"`{MANIFEST_NAME}` must be JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise BundleError(f"`{MANIFEST_NAME}` must hold a JSON object")
+    fields = parse_object(text, f"`{MANIFEST_NAME}`", BundleError)
     version = take(fields, "schema_version", int, BundleError)
     if version != SCHEMA_VERSION:
         raise BundleError(
@@ -220,6 +215,8 @@ def _check_references(manifest: Manifest) -> None:
             f"`scorers` must have one entry per stage ({len(manifest.stages)}), "
             f"got {len(manifest.scorers)}"
         )
+    if not 0 < manifest.joint_dim <= MAX_WIDTH:
+        raise BundleError(f"`joint_dim` must be 1 to {MAX_WIDTH}, got {manifest.joint_dim}")
     for name in (manifest.encoder, *manifest.scorers, manifest.text.file, manifest.golden):
         if name not in manifest.files:
             raise BundleError(f"`files` must list every file of the bundle, {name!r:.80} is not")

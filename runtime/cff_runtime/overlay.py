@@ -15,10 +15,12 @@ from cff_runtime.profile import Profile
 from cff_runtime.result import Result
 from cff_runtime.storage import atomic_write
 
-_MAX_SIDE_PX = 1024
+_MIN_SIDE_PX, _MAX_SIDE_PX = 512, 1024  # of the longer side
+_MIN_WIDTH_PX = 320  # room for the caption
 _OPACITY = 0.65
-_CAPTION_PX = 30
+_CAPTION_PX = 36
 _PASS_RGB, _REJECT_RGB, _TEXT_RGB = (46, 125, 50), (198, 40, 40), (255, 255, 255)
+_BOX_RGB, _OUTLINE_RGB, _MARGIN_RGB = (255, 255, 255), (0, 0, 0), (32, 32, 32)
 
 
 def heat_map(
@@ -43,13 +45,16 @@ def draw_overlay(image: NDArray[np.uint8], result: Result, profile: Profile) -> 
 
     Returns
     -------
-    ndarray of shape (h' + caption, w', 3), uint8
-        RGB; the longer side is at most 1024 px.
+    ndarray of shape (h' + 36, max(w', 320), 3), uint8
+        RGB. The part is scaled so that its longer side has 512 to 1024 px; a margin at the right
+        of a narrow one makes room for the caption below.
     """
-    shrink = min(1.0, _MAX_SIDE_PX / max(image.shape[:2]))
-    width = max(1, round(image.shape[1] * shrink))
-    height = max(1, round(image.shape[0] * shrink))
-    canvas = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    longer = max(image.shape[:2])
+    scale = min(max(longer, _MIN_SIDE_PX), _MAX_SIDE_PX) / longer
+    width = max(1, round(image.shape[1] * scale))
+    height = max(1, round(image.shape[0] * scale))
+    smooth = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_LINEAR
+    canvas = cv2.resize(image, (width, height), interpolation=smooth)
     values = np.asarray(
         cv2.resize(result.anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
     )
@@ -57,12 +62,15 @@ def draw_overlay(image: NDArray[np.uint8], result: Result, profile: Profile) -> 
     blended = canvas * (1.0 - strength) + heat_map(values, profile.display_range) * strength
     canvas = np.rint(blended).astype(np.uint8)
     scale_x, scale_y = width / image.shape[1], height / image.shape[0]
-    for region in result.regions:
-        x, y, w, h = region.box
-        corner = (round(x * scale_x), round(y * scale_y))
-        opposite = (round((x + w) * scale_x) - 1, round((y + h) * scale_y) - 1)
-        cv2.rectangle(canvas, corner, opposite, _TEXT_RGB, 1)
-    return np.vstack([canvas, _caption(width, result)])
+    for colour, thickness in ((_OUTLINE_RGB, 4), (_BOX_RGB, 2)):  # seen on light and dark parts
+        for region in result.regions:
+            x, y, w, h = region.box
+            corner = (round(x * scale_x), round(y * scale_y))
+            opposite = (round((x + w) * scale_x) - 1, round((y + h) * scale_y) - 1)
+            cv2.rectangle(canvas, corner, opposite, colour, thickness)
+    margin = max(0, _MIN_WIDTH_PX - width)
+    filled = np.full((height, margin, 3), _MARGIN_RGB, np.uint8)
+    return np.vstack([np.hstack([canvas, filled]), _caption(width + margin, result)])
 
 
 def save_overlay(path: Path, image: NDArray[np.uint8], result: Result, profile: Profile) -> None:
@@ -90,9 +98,9 @@ def _relative(
 def _caption(width: int, result: Result) -> NDArray[np.uint8]:
     colour = _REJECT_RGB if result.verdict == "reject" else _PASS_RGB
     strip = np.full((_CAPTION_PX, width, 3), colour, np.uint8)
-    text = f"{result.verdict}  {result.score:.3f} / {result.threshold:.3f}"
+    text = f"{result.verdict}   score {result.score:.4f}   limit {result.threshold:.4f}"
     font, thickness = cv2.FONT_HERSHEY_SIMPLEX, 1
     (text_width, _), _ = cv2.getTextSize(text, font, 0.6, thickness)
-    scale = 0.6 * min(1.0, (width - 12) / text_width)
-    cv2.putText(strip, text, (6, 21), font, scale, _TEXT_RGB, thickness, cv2.LINE_AA)
+    scale = 0.6 * min(1.0, (width - 16) / text_width)
+    cv2.putText(strip, text, (8, 24), font, scale, _TEXT_RGB, thickness, cv2.LINE_AA)
     return strip

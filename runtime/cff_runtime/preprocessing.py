@@ -4,6 +4,8 @@ Pillow's bicubic resize with antialiasing to exactly H x W, aspect ratio not kep
 cubic convolution with a = -0.5 and support 2, the support widened by the scale when an axis
 shrinks, sample centres at half pixels, coefficients normalised to sum 1 and rounded to 22
 fractional bits, the horizontal pass first, each pass rounded and clipped to 8 bits.
+The two passes are asked of Pillow one by one: Pillow 13 chooses their order by the image's shape
+(which moves up to 2 grey levels), earlier releases always begin with the horizontal one.
 Normalisation is not here: it is folded into the encoder graph, whose input is uint8.
 """
 
@@ -43,8 +45,8 @@ class Preprocessing:
         require_image(image)
         if image.shape[:2] == (self.height, self.width):
             return np.ascontiguousarray(image)
-        pillow = Image.fromarray(image)
-        return np.asarray(pillow.resize((self.width, self.height), Image.Resampling.BICUBIC))
+        wide = Image.fromarray(image).resize((self.width, image.shape[0]), Image.Resampling.BICUBIC)
+        return np.asarray(wide.resize((self.width, self.height), Image.Resampling.BICUBIC))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as they stand in a manifest."""
@@ -62,11 +64,18 @@ class Preprocessing:
         height, width = fields.get("height"), fields.get("width")
         for name, size in (("height", height), ("width", width)):
             if not isinstance(size, int) or not 16 <= size <= 8192:
-                raise BundleError(f"`preprocessing.{name}` must be 16 to 8192 px, got {size!r}")
+                raise BundleError(f"`preprocessing.{name}` must be 16 to 8192 px, got {size!r:.80}")
         known = cls(height=int(height or 0), width=int(width or 0))
-        if dict(fields) != known.to_dict():
+        for name, value in known.to_dict().items():
+            if fields.get(name) != value:
+                raise BundleError(
+                    f"`preprocessing.{name}` must be {value!r}, got {fields.get(name)!r:.80}; "
+                    "this bundle needs another version of the runtime"
+                )
+        unknown = sorted(set(fields) - set(known.to_dict()))
+        if unknown:
             raise BundleError(
-                f"`preprocessing` must be {known.to_dict()}, got {dict(fields)}; "
+                f"`preprocessing` must have no other fields, got {', '.join(unknown):.80}; "
                 "this bundle needs another version of the runtime"
             )
         return known

@@ -5,6 +5,7 @@ Tensors `bank_0` .. `bank_{S-1}` [M_s,C_s] float32 unit rows, reference by refer
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from cff_runtime.errors import ProfileError, ProfileMismatchError, UsageError
-from cff_runtime.jsonfields import take
+from cff_runtime.jsonfields import parse_object, take, take_floats
 from cff_runtime.manifest import MAX_STAGES, Manifest
 from cff_runtime.storage import atomic_write
 from cff_runtime.thresholds import Threshold
@@ -127,9 +128,15 @@ class Profile:
             )
         expected = [stage.width for stage in manifest.stages]
         got = [bank.shape[1] for bank in self.banks]
-        if got != expected or self.text.shape != (manifest.joint_dim, 2):
+        if got != expected:
             raise ProfileMismatchError(
-                f"memory banks must have widths {expected}, got {got}; enrol again"
+                f"memory banks of `{self.product}` must have widths {expected}, got {got}; "
+                "enrol the product again"
+            )
+        if self.text.shape != (manifest.joint_dim, 2):
+            raise ProfileMismatchError(
+                f"text vectors of `{self.product}` must have shape {(manifest.joint_dim, 2)}, "
+                f"got {self.text.shape}; enrol the product again"
             )
 
 
@@ -137,22 +144,26 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            if METADATA_KEY not in metadata:
+                raise ProfileError("must be a profile, this safetensors file is none")
             names = list(file.keys())
-            n_bytes = sum(4 * int(np.prod(file.get_slice(n).get_shape())) for n in names)
-            if n_bytes > MAX_BANK_BYTES:
-                raise ProfileError(f"tensors must take at most {MAX_BANK_BYTES} bytes")
+            _check_types({name: file.get_slice(name) for name in names})
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise ProfileError(f"must be a complete safetensors file: {error}") from error
-    if METADATA_KEY not in metadata:
-        raise ProfileError("must be a profile, this safetensors file is none")
-    try:
-        facts = json.loads(metadata[METADATA_KEY])
-    except ValueError as error:
-        raise ProfileError(f"metadata must be JSON: {error}") from error
-    if not isinstance(facts, dict):
-        raise ProfileError("metadata must be a JSON object")
-    return facts, tensors
+    return parse_object(metadata[METADATA_KEY], "metadata", ProfileError), tensors
+
+
+def _check_types(slices: Mapping[str, Any]) -> None:
+    """Refuse, before anything is read, what is no float32 matrix or takes too much memory."""
+    n_bytes = 0
+    for name, tensor in slices.items():
+        dtype, shape = tensor.get_dtype(), tensor.get_shape()
+        if dtype != "F32" or len(shape) != 2:
+            raise ProfileError(f"`{name}` must be a float32 matrix, got {dtype} {shape}")
+        n_bytes += 4 * shape[0] * shape[1]
+    if n_bytes > MAX_BANK_BYTES:
+        raise ProfileError(f"tensors must take at most {MAX_BANK_BYTES} bytes, got {n_bytes}")
 
 
 def _parse(facts: dict[str, Any], tensors: dict[str, NDArray[np.float32]]) -> Profile:
@@ -164,27 +175,29 @@ def _parse(facts: dict[str, Any], tensors: dict[str, NDArray[np.float32]]) -> Pr
     names = [f"bank_{stage}" for stage in range(n_stages)]
     if text is None or not 1 <= n_stages <= MAX_STAGES or set(names) != set(tensors):
         raise ProfileError("tensors must be `text` and `bank_0` to `bank_{S-1}`")
-    for name, tensor in (("text", text), *tensors.items()):
-        if tensor.ndim != 2 or tensor.dtype != np.float32 or not np.isfinite(tensor).all():
-            raise ProfileError(
-                f"`{name}` must be a finite float32 matrix, got {tensor.dtype} {tensor.shape}"
-            )
+    if not np.isfinite(text).all():
+        raise ProfileError("`text` must be finite")
     for name in names:
         norms = np.linalg.norm(tensors[name], axis=1)
-        if norms.size == 0 or np.abs(norms - 1.0).max() > _UNIT_TOLERANCE:
+        if not norms.size or not np.abs(norms - 1.0).max() <= _UNIT_TOLERANCE:  # NaN fails too
             raise ProfileError(f"rows of `{name}` must have unit length")
-    display = take(facts, "display_range", list, ProfileError)
-    if len(display) != 2 or not all(isinstance(v, float | int) for v in display):
-        raise ProfileError(f"`display_range` must be two numbers, got {display!r:.80}")
+    n_references = take(facts, "n_references", int, ProfileError)
+    if n_references < 1:
+        raise ProfileError(f"`n_references` must be 1 or more, got {n_references}")
+    display = take_floats(facts, "display_range", ProfileError)
+    if len(display) != 2 or not display[0] < display[1]:
+        raise ProfileError(f"`display_range` must be two rising numbers, got {display!r:.80}")
     history = take(facts, "history", list, ProfileError)
+    if not all(isinstance(entry, dict) for entry in history):
+        raise ProfileError(f"every entry of `history` must be an object, got {history!r:.80}")
     return Profile(
         product=take(facts, "product", str, ProfileError),
         bundle_id=take(facts, "bundle_id", str, ProfileError),
         banks=tuple(tensors[name] for name in names),
         text=text,
-        n_references=take(facts, "n_references", int, ProfileError),
+        n_references=n_references,
         threshold=Threshold.from_dict(take(facts, "threshold", dict, ProfileError)),
-        display_range=(float(display[0]), float(display[1])),
+        display_range=(display[0], display[1]),
         peak_scale=take(facts, "peak_scale", float, ProfileError),
         text_name=take(facts, "text_name", str, ProfileError),
         history=tuple(history),

@@ -24,19 +24,24 @@ def find_regions(
     -------
     tuple of Region
     """
-    above = (anomaly_map > threshold).astype(np.uint8)
+    # as an array: NumPy rounds a bare number to float32, perhaps up to the map's own value
+    above = (anomaly_map > np.array([threshold])).astype(np.uint8)
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-    scale_y = image_size[0] / anomaly_map.shape[0]
-    scale_x = image_size[1] / anomaly_map.shape[1]
+    (map_height, map_width), (image_height, image_width) = anomaly_map.shape, image_size
+    pixel_area = (image_height * image_width) / (map_height * map_width)
     peaks = np.full(count, -np.inf, np.float32)
     inside = above > 0
     np.maximum.at(peaks, np.asarray(labels)[inside].astype(np.intp), anomaly_map[inside])
     regions = []
     for label in range(1, count):  # 0 is the background
         left, top, width, height, area = (int(value) for value in statistics[label])
-        x0, y0 = int(left * scale_x), int(top * scale_y)
-        x1 = int(np.ceil((left + width) * scale_x))
-        y1 = int(np.ceil((top + height) * scale_y))
-        box = (x0, y0, min(x1, image_size[1]) - x0, min(y1, image_size[0]) - y0)
-        regions.append(Region(area * scale_x * scale_y, float(peaks[label]), box))
+        x0, x1 = _outward(left, left + width, image_width, map_width)
+        y0, y1 = _outward(top, top + height, image_height, map_height)
+        box = (x0, y0, x1 - x0, y1 - y0)
+        regions.append(Region(area * pixel_area, float(peaks[label]), box))
     return tuple(sorted(regions, key=lambda region: -region.peak))
+
+
+def _outward(start: int, stop: int, image_side: int, map_side: int) -> tuple[int, int]:
+    """Scale [start, stop) from the map to whole pixels of the image, rounding outwards."""
+    return start * image_side // map_side, -(-stop * image_side // map_side)

@@ -16,10 +16,17 @@ _MODULE_OF = {
 }
 
 
-def run(command: Sequence[object]) -> str:
+def run(command: Sequence[object], n_lines: int = 0) -> str:
     """Show and run a command line of the project; return what it printed on stdout.
 
     Its progress and messages go to this process's stderr as they come.
+
+    Parameters
+    ----------
+    command : sequence
+        ``cff-train``, ``cff-export`` or ``cff-run``, and its arguments.
+    n_lines : int
+        Lines expected on stdout, one per image; their number is shown as progress.
 
     Raises
     ------
@@ -29,14 +36,26 @@ def run(command: Sequence[object]) -> str:
     words = [str(word) for word in command]
     print(f"\n$ {shlex.join(words)}", file=sys.stderr, flush=True)
     module = _MODULE_OF[words[0]]
-    finished = subprocess.run(
-        [sys.executable, "-m", module, *words[1:]], stdout=subprocess.PIPE, text=True, check=False
-    )
-    if finished.returncode != 0:
-        raise CffError(f"`{words[0]}` failed with exit code {finished.returncode}, see above")
-    return finished.stdout
+    lines = []
+    arguments = [sys.executable, "-m", module, *words[1:]]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            lines.append(line)
+            if n_lines:
+                _show_progress(len(lines), n_lines)
+    if process.returncode != 0:
+        raise CffError(f"`{words[0]}` failed with exit code {process.returncode}, see above")
+    return "".join(lines)
 
 
-def run_json(command: Sequence[object]) -> list[dict[str, Any]]:
+def run_json(command: Sequence[object], n_lines: int = 0) -> list[dict[str, Any]]:
     """Run a command line with ``--json``; return its JSON lines."""
-    return [json.loads(line) for line in run([*command, "--json"]).splitlines()]
+    return [json.loads(line) for line in run([*command, "--json"], n_lines).splitlines()]
+
+
+def _show_progress(done: int, total: int) -> None:
+    text = f"inspected {done} of {total} images"
+    if sys.stderr.isatty():
+        print(f"\r{text}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    elif done % 25 == 0 or done == total:
+        print(text, file=sys.stderr, flush=True)

@@ -108,9 +108,9 @@ def evaluate_product(
     folder = _link_samples(samples, out / "inspected")
     overlays, maps = out / "overlays", out / "maps"
     outputs = ["--profile", profile, "--overlay", overlays, "--maps", maps]
-    records = run_json(["cff-run", "inspect", bundle, folder, *outputs])
+    records = run_json(["cff-run", "inspect", bundle, folder, *outputs], len(samples))
     by_stem = {Path(record["image"]).stem: record for record in records}
-    stems = [_stem(sample) for sample in samples]
+    stems = [_stem(index, sample) for index, sample in enumerate(samples)]
     inspections = [
         Inspection(sample, by_stem[stem], overlays / f"{stem}.png")
         for sample, stem in zip(samples, stems, strict=True)
@@ -156,14 +156,14 @@ def _summarize(
 
 
 def _link_samples(samples: Sequence[Sample], folder: Path) -> Path:
-    """Put links to the samples into one folder, under names that tell their defect."""
+    """Put links to the samples into one folder, under unique names that tell their defect."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for sample in samples:
-        link = folder / f"{_stem(sample)}{sample.path.suffix}"
+    for index, sample in enumerate(samples):
+        link = folder / f"{_stem(index, sample)}{sample.path.suffix}"
         link.symlink_to(sample.path.resolve())
     return folder
 
 
-def _stem(sample: Sample) -> str:
-    return f"{sample.defect}_{sample.path.stem}"
+def _stem(index: int, sample: Sample) -> str:
+    return f"{index:04}_{sample.defect}_{sample.path.stem}"

@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cff_bench.demo.commands import run
-from cff_bench.demo.evaluation import Summary, evaluate_product
+from cff_bench.demo.evaluation import Summary, choose_references, evaluate_product
 from cff_bench.demo.report import write_report
 from cff_bench.demo.synthetic import PRODUCTS, write_synthetic_dataset
-from cff_edge.datasets import read_dataset
+from cff_edge.datasets import Dataset, read_dataset, require_product
 from cff_runtime.bundle import Bundle
-from cff_runtime.errors import UsageError
+from cff_runtime.errors import DatasetError, UsageError
 from cff_runtime.storage import atomic_write
 
 DEFAULT_PRODUCT = PRODUCTS[-1]
+_SYNTHETIC = "synthetic"
+_REPLACED = (_SYNTHETIC, "run", "bundle", "inspected", "overlays", "maps")
+_MARK = ".cff-demo"  # an `out` without it is not ours to clear
 
 
 def run_demo(
@@ -47,27 +50,28 @@ def run_demo(
     Raises
     ------
     UsageError
-        If `product` is missing for a data set of one's own, or is trained on.
+        If `product` is missing for a data set of one's own, is unknown or is trained on, or `out`
+        holds folders that no demo wrote.
+    DatasetError
+        If the data set is damaged or has too few images for the job.
     CffError
         If a step fails.
     """
     started = time.monotonic()
     if data is not None and product is None:
-        raise UsageError("`PRODUCT` must name the product to inspect when `DATA` is given")
+        raise UsageError("`--product` (make: PRODUCT) must name the product to inspect in `--data`")
     product = product or DEFAULT_PRODUCT
     if product in train:
         raise UsageError(f"`{product}` must not be among the products trained on: it is inspected")
-    for name in ("data", "run", "bundle", "inspected", "overlays", "maps"):
-        shutil.rmtree(out / name, ignore_errors=True)
     is_synthetic = data is None
+    if data is not None:
+        dataset = _read(data, train, product, k)  # before anything is replaced
+    _clear(out)
     if data is None:
-        data = out / "data"
+        data = out / _SYNTHETIC
         print(f"drawing a synthetic data set into {data}", file=sys.stderr)
         write_synthetic_dataset(data)
-    dataset = read_dataset(data)
-    if product not in dataset.products:
-        names = ", ".join(dataset.products)
-        raise UsageError(f"`PRODUCT` must be one of {names}, got {product!r}")
+        dataset = _read(data, train, product, k)
     chosen = ["--products", ",".join(train)] if train else ["--exclude", product]
     settings = [word for override in overrides for word in ("--set", override)]
     run(["cff-train", "--data", data, *chosen, "--out", out / "run", *settings])
@@ -81,6 +85,30 @@ def run_demo(
     write_report(out / "report.html", summary, inspections, enrolled, manifest, is_synthetic)
     print(_text(summary, out, time.monotonic() - started))
     return summary
+
+
+def _read(data: Path, train: Sequence[str], product: str, k: int) -> Dataset:
+    """Read the product to inspect; refuse now what would fail after the training."""
+    everything = read_dataset(data, require_masks=False)
+    for name in (product, *train):
+        require_product(name, everything.products)
+    if everything.products == (product,):
+        raise DatasetError(f"`{data}` must hold another product than `{product}` to train on")
+    dataset = read_dataset(data, everything.layout, [product])
+    choose_references(dataset, product, k)
+    if len({sample.is_defective for sample in dataset.select(split="test")}) < 2:
+        raise DatasetError(f"`{product}` must have good and defective test images")
+    return dataset
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier demo left; refuse folders of the same names that are not its own."""
+    found = [out / name for name in _REPLACED if (out / name).exists()]
+    if found and not (out / _MARK).exists():
+        raise UsageError(f"`{found[0]}` would be replaced, but no demo wrote it; use another --out")
+    atomic_write(out / _MARK, b"cff-bench demo wrote this folder and may replace it\n")
+    for path in found:
+        shutil.rmtree(path)
 
 
 def _text(summary: Summary, out: Path, seconds: float) -> str:

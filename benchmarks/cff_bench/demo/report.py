@@ -21,20 +21,25 @@ _TILE_PX = 224
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --good: #2e7d32; --bad: #c62828; }
+@media (prefers-color-scheme: dark) { :root { --good: #81c784; --bad: #ef7370; } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto;
-padding: 0 1rem; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.2rem; } .muted { opacity: .75; }
+padding: 0 1rem; overflow-wrap: anywhere; }
+h1 { margin-bottom: 0; } h2 { margin-top: 2.2rem; } h4 { margin: 0 0 .6rem; }
+.muted { opacity: .75; } .wrong { color: var(--bad); } .right { color: var(--good); }
 .note { border-left: 4px solid #f9a825; padding: .4rem .9rem; background: #f9a8251a; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0; }
 .card { border: 1px solid var(--line); border-radius: 8px; padding: .6rem 1rem; min-width: 7.5rem; }
 .card b { display: block; font-size: 1.5rem; }
-.parts { display: grid; grid-template-columns: repeat(auto-fill, minmax(460px, 1fr)); gap: 1rem; }
+.pair, .parts { display: grid; gap: 1rem; align-items: start;
+grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr)); }
+.pair section { min-width: 0; } .pair .alone { grid-column: 1 / -1; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .5rem; }
-figure div { display: flex; gap: 4px; } figure img { width: 50%; image-rendering: auto; }
+figure div { display: flex; gap: 4px; align-items: start; } figure img { width: calc(50% - 2px); }
 figcaption { font-size: .85rem; padding-top: .3rem; }
-table { border-collapse: collapse; } td, th { border-bottom: 1px solid var(--line);
+table { border-collapse: collapse; } td { border-bottom: 1px solid var(--line);
 padding: .25rem .9rem .25rem 0; text-align: left; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; } svg { min-width: 600px; width: 100%; }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
 """
 
@@ -90,9 +95,9 @@ def _head(
     boxes = "".join(f'<div class="card">{name}<b>{value}</b></div>' for name, value in cards)
     trained = ", ".join(str(name) for name in manifest.head["trained_on"])
     note = (
-        '<p class="note">The parts are cut from photographs and their defects are drawn '
-        "(scratches, stains, holes, pasted patches). The figures show that the path works; they "
-        "say nothing about a real product.</p>"
+        '<p class="note"><b>Synthetic data.</b> The parts are cut from photographs and their '
+        "defects are drawn (scratches, stains, holes, pasted patches). The figures show that the "
+        "path works; they say nothing about a real product.</p>"
         if is_synthetic
         else ""
     )
@@ -136,39 +141,48 @@ def _scores(inspections: Sequence[Inspection], threshold: float) -> str:
     )
     return (
         "<h2>Scores</h2><p class='muted'>Left of the line passes, right of it is rejected.</p>"
-        f'<svg viewBox="0 0 930 104" role="img" aria-label="scores">{"".join(marks)}</svg>'
+        f'<div class="wide"><svg viewBox="0 0 970 104" role="img" aria-label="scores">'
+        f"{''.join(marks)}</svg></div>"
     )
 
 
 def _gallery(inspections: Sequence[Inspection]) -> str:
-    """Show wrong verdicts first, then right ones; the nearest to the threshold of each kind."""
-    groups = (
-        ("False accepts: defective, passed", True, False),
-        ("False rejects: good, rejected", False, False),
-        ("Right: defective, rejected", True, True),
-        ("Right: good, passed", False, True),
-    )
+    """Show wrong and right verdicts side by side, the nearest to the threshold first."""
     parts = [
         "<h2>Parts</h2><p class='muted'>Left the part, with the true defect outlined; right "
         "the heat map on the profile's fixed colour scale, regions boxed.</p>"
     ]
-    for title, defective, right in groups:
-        members = [
-            item
-            for item in inspections
-            if item.sample.is_defective == defective and item.is_right == right
-        ]
+    for title, defective, wrong, right in (
+        ("Defective parts", True, "passed", "rejected"),
+        ("Good parts", False, "rejected", "passed"),
+    ):
+        members = [item for item in inspections if item.sample.is_defective == defective]
         members.sort(key=lambda item: abs(item.record["score"] - item.record["threshold"]))
-        shown = members[:_PER_GROUP]
-        count = f"{len(members)}" + (f", {len(shown)} shown" if len(shown) < len(members) else "")
-        parts.append(f"<h3>{title} ({count})</h3>")
-        parts.append(f'<div class="parts">{"".join(_figure(item) for item in shown)}</div>')
+        groups = [[item for item in members if item.is_right == kind] for kind in (False, True)]
+        alone = not all(groups)
+        parts += [
+            f'<h3>{title}</h3><div class="pair">',
+            _group("wrong", wrong, groups[0], alone),
+            _group("right", right, groups[1], alone),
+            "</div>",
+        ]
     return "".join(parts)
+
+
+def _group(kind: str, verdict: str, members: Sequence[Inspection], alone: bool) -> str:
+    shown = members[:_PER_GROUP]
+    count = f"{len(members)}" + (f", {len(shown)} shown" if len(shown) < len(members) else "")
+    figures = "".join(_figure(item) for item in shown)
+    return (
+        f"<section{' class=alone' if alone else ''}>"
+        f'<h4 class="{kind}">{kind.capitalize()}: {verdict} ({count})</h4>'
+        f'<div class="parts">{figures}</div></section>'
+    )
 
 
 def _figure(item: Inspection) -> str:
     image = load_image(item.sample.path)
-    size = (_TILE_PX * 2, round(_TILE_PX * 2 * image.shape[0] / image.shape[1]))
+    size = _tile_size(image)
     part = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     if item.sample.is_defective:
         mask = load_mask(item.sample, size[1], size[0]).astype(np.uint8)
@@ -179,10 +193,12 @@ def _figure(item: Inspection) -> str:
     record = item.record
     caption = (
         f"{html.escape(item.sample.defect)} / {html.escape(item.sample.path.name)}: "
-        f"<b>{record['verdict']}</b>, score {record['score']:.4f}, "
-        f"{len(record['regions'])} regions"
+        f"<b>{record['verdict']}</b>, score {record['score']:.4f}, regions {len(record['regions'])}"
     )
-    images = "".join(f'<img alt="" src="{_data_url(picture)}">' for picture in pictures)
+    images = "".join(
+        f'<img alt="{alt}" src="{_data_url(picture)}">'
+        for alt, picture in zip(("part", "heat map"), pictures, strict=True)
+    )
     return f"<figure><div>{images}</div><figcaption>{caption}</figcaption></figure>"
 
 
@@ -206,7 +222,12 @@ def _details(summary: Summary, enrolled: dict[str, Any], manifest: Manifest) -> 
 
 
 def _data_url(image: NDArray[np.uint8]) -> str:
-    height = round(_TILE_PX * 2 * image.shape[0] / image.shape[1])
-    small = cv2.resize(image, (_TILE_PX * 2, height), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, _tile_size(image), interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def _tile_size(image: NDArray[np.uint8]) -> tuple[int, int]:
+    """Return the width and height at which a picture is embedded, twice that of its tile."""
+    height, width = image.shape[:2]
+    return _TILE_PX * 2, max(1, round(_TILE_PX * 2 * height / width))

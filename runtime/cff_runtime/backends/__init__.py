@@ -6,7 +6,7 @@ from typing import Any
 
 from cff_runtime.backends.protocol import Backend, Encoding
 from cff_runtime.bundle import Bundle
-from cff_runtime.errors import BackendError, MissingDependencyError
+from cff_runtime.errors import MissingDependencyError, UsageError
 
 # name -> (module, extra that installs it); each module has open_backend(bundle, **options)
 BACKENDS = {
@@ -19,13 +19,15 @@ def open_backend(name: str, bundle: Bundle, options: Mapping[str, Any]) -> Backe
 
     Raises
     ------
+    UsageError
+        If the name or an option is unknown.
     BackendError
-        If the name is unknown or the backend cannot run the bundle.
+        If the backend cannot run the bundle.
     MissingDependencyError
         If the backend's package is not installed.
     """
     if name not in BACKENDS:
-        raise BackendError(f"`backend` must be one of {', '.join(BACKENDS)}, got {name!r}")
+        raise UsageError(f"`backend` must be one of {', '.join(BACKENDS)}, got {name!r}")
     module_name, extra = BACKENDS[name]
     try:
         module = importlib.import_module(module_name)

@@ -4,7 +4,8 @@ Run here: CPU. The other providers take the same path (bound buffers on their de
 hardware table says which have run.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ PROVIDERS = {
     "nv-tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", "cuda"),
 }
 CHUNK_ROWS = 1024
+MAX_THREADS = 256
 _BELOW_ANY_COSINE = -2.0
 
 
@@ -40,14 +42,14 @@ def open_backend(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> "On
     Raises
     ------
     UsageError
-        If `provider` or `threads` is none of these.
+        If `provider` or `threads` is none of these, or another option is given.
     BackendError
         If the installed ONNX Runtime has no such provider or cannot load a graph.
     """
     if provider not in PROVIDERS:
         raise UsageError(f"`provider` must be one of {', '.join(PROVIDERS)}, got {provider!r}")
-    if threads < 0:
-        raise UsageError(f"`threads` must be 0 or more, got {threads}")
+    if not 0 <= threads <= MAX_THREADS:
+        raise UsageError(f"`threads` must be 0 to {MAX_THREADS}, got {threads}")
     name, device = PROVIDERS[provider]
     if name not in ort.get_available_providers():
         raise BackendError(
@@ -74,16 +76,17 @@ class OnnxRuntimeBackend:
 
     def encode(self, image: NDArray[np.uint8], text: NDArray[np.float32]) -> Encoding:
         """Encode an image [H,W,3], uint8, with text vectors [C,2], float32."""
-        binding = self._encoder.io_binding()
-        binding.bind_cpu_input("image", np.ascontiguousarray(image)[None])
-        binding.bind_cpu_input("text", np.ascontiguousarray(text))
-        for name in self._feature_names:
-            binding.bind_output(name, self._device)
-        binding.bind_output("text_map", "cpu")
-        if self._has_text_score:
-            binding.bind_output("text_score", "cpu")
-        self._encoder.run_with_iobinding(binding)
-        outputs = binding.get_outputs()
+        with _named_errors("the encoder"):
+            binding = self._encoder.io_binding()
+            binding.bind_cpu_input("image", np.ascontiguousarray(image)[None])
+            binding.bind_cpu_input("text", np.ascontiguousarray(text))
+            for name in self._feature_names:
+                binding.bind_output(name, self._device)
+            binding.bind_output("text_map", "cpu")
+            if self._has_text_score:
+                binding.bind_output("text_score", "cpu")
+            self._encoder.run_with_iobinding(binding)
+            outputs = binding.get_outputs()
         n_stages = len(self._feature_names)
         text_score = float(outputs[n_stages + 1].numpy()[0]) if self._has_text_score else None
         return Encoding(tuple(outputs[:n_stages]), outputs[n_stages].numpy()[0], text_score)
@@ -98,14 +101,15 @@ class OnnxRuntimeBackend:
     def search(self, stage: int, features: Any, bank: Sequence[Any]) -> NDArray[np.float32]:
         """Return the largest cosine to the bank, [N_s], float32; one chunk at a time."""
         best = self._start[stage]
-        for chunk in bank:
-            binding = self._scorers[stage].io_binding()
-            binding.bind_ortvalue_input("features", features)
-            binding.bind_ortvalue_input("bank", chunk)
-            binding.bind_ortvalue_input("best_so_far", best)
-            binding.bind_output("best", self._device)
-            self._scorers[stage].run_with_iobinding(binding)
-            best = binding.get_outputs()[0]
+        with _named_errors(f"scorer {stage}"):
+            for chunk in bank:
+                binding = self._scorers[stage].io_binding()
+                binding.bind_ortvalue_input("features", features)
+                binding.bind_ortvalue_input("bank", chunk)
+                binding.bind_ortvalue_input("best_so_far", best)
+                binding.bind_output("best", self._device)
+                self._scorers[stage].run_with_iobinding(binding)
+                best = binding.get_outputs()[0]
         result: NDArray[np.float32] = best.numpy()
         return result
 
@@ -116,6 +120,15 @@ class OnnxRuntimeBackend:
 
     def _to_device(self, array: NDArray[np.float32]) -> Any:
         return ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+
+
+@contextlib.contextmanager
+def _named_errors(graph: str) -> Iterator[None]:
+    """Turn ONNX Runtime's errors, of many kinds and all bare Exceptions, into a BackendError."""
+    try:
+        yield
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime could not run {graph}: {error}") from error
 
 
 def _load(bundle: Bundle, name: str, provider: str, threads: int) -> ort.InferenceSession:

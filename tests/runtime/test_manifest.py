@@ -1,0 +1,248 @@
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cff_runtime import Bundle
+from cff_runtime.errors import BundleError
+from cff_runtime.manifest import MAX_STAGES, Manifest, Stage, parse_manifest
+
+Fields = dict[str, Any]
+WRONG_TYPES: dict[str, list[object]] = {
+    "id": [None, 7, []],
+    "precision": [32, None],
+    "encoder": [1, ["encoder.onnx"], None],
+    "scorers": ["scorer.onnx", {}, [1, 2, 3, 4], None],
+    "preprocessing": [[], "bicubic", None],
+    "stages": [{}, None, ["stage"] * 4, [[]] * 4],
+    "joint_dim": ["64", 64.0, True, None, 0, -64, 1 << 40],
+    "text": [[], "text.safetensors", None],
+    "golden": [0, None],
+    "files": [[], None, "all"],
+    "backbone": ["lite", None],
+    "head": [[], None],
+    "parity": ["passed", None],
+    "passes": [{}, None],
+    "tools": [[], None],
+    "licences": ["MIT", None],
+    "notes": ["a note", [1], None],
+    "created": [20260101, None],
+    "schema_version": ["1", 1.0, True, None, [1]],
+}
+PARTS: list[tuple[tuple[str | int, ...], object]] = [
+    (("text", "file"), 1),
+    (("text", "names"), "object"),
+    (("text", "names"), [1]),
+    (("text", "weight"), "0.05"),
+    (("text", "weight"), True),
+    (("text", "weight"), float("nan")),
+    (("text", "weight"), float("inf")),
+    (("text", "weight"), 10**400),
+    (("text", "has_text_tower"), 0),
+    (("stages", 0, "grid"), [12]),
+    (("stages", 0, "grid"), [12, 12, 12]),
+    (("stages", 0, "grid"), [12, -12]),
+    (("stages", 0, "grid"), [12, 0]),
+    (("stages", 0, "grid"), [12, 12.0]),
+    (("stages", 0, "grid"), [True, 12]),
+    (("stages", 0, "grid"), [1 << 20, 1 << 20]),
+    (("stages", 0, "grid"), "12x12"),
+    (("stages", 0, "width"), 0),
+    (("stages", 0, "width"), 1 << 30),
+    (("stages", 0, "width"), 25.0),
+    (("stages", 0, "tap"), 2),
+    (("files", "encoder.fp32.onnx"), []),
+    (("files", "encoder.fp32.onnx", "sha256"), 1),
+    (("files", "encoder.fp32.onnx", "n_bytes"), "many"),
+    (("files", "encoder.fp32.onnx", "n_bytes"), True),
+]
+
+
+@pytest.fixture
+def fields(lite_bundle: Bundle) -> Fields:
+    loaded: Fields = json.loads(lite_bundle.manifest.to_json())
+    return loaded
+
+
+def _put(fields: Fields, path: tuple[str | int, ...], value: object) -> None:
+    place: Any = fields
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+
+
+def _refused(text: str) -> str:
+    """Parse what must fail; return the message, one line of reasonable length."""
+    with pytest.raises(BundleError) as caught:
+        parse_manifest(text)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 500
+    return message
+
+
+def test_a_manifest_survives_its_json(lite_bundle: Bundle) -> None:
+    manifest = parse_manifest(lite_bundle.manifest.to_json())
+
+    assert json.loads(manifest.to_json()) == json.loads(lite_bundle.manifest.to_json())
+    assert manifest.stages == lite_bundle.manifest.stages
+    assert manifest.files == lite_bundle.manifest.files
+
+
+def test_n_tokens_is_the_area_of_the_grid() -> None:
+    assert Stage("block", (12, 7), 25).n_tokens == 84
+
+
+def test_every_field_of_the_class_is_tested_below() -> None:
+    assert set(WRONG_TYPES) == set(Manifest.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_a_missing_field_is_named(name: str, fields: Fields) -> None:
+    del fields[name]
+
+    assert f"`{name}` must be present" in _refused(json.dumps(fields)).replace("field ", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG_TYPES.items() for value in values]
+)
+def test_a_field_of_a_wrong_type_is_named(name: str, value: object, fields: Fields) -> None:
+    fields[name] = value
+
+    assert name in _refused(json.dumps(fields))
+
+
+@pytest.mark.parametrize(("path", "value"), PARTS)
+def test_a_wrong_part_of_a_field_is_named(
+    path: tuple[str | int, ...], value: object, fields: Fields
+) -> None:
+    _put(fields, path, value)
+
+    assert str(path[-1]) in _refused(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [("text", name) for name in ("file", "names", "weight", "has_text_tower")]
+    + [("stages", 1, name) for name in ("grid", "width", "tap")]
+    + [("files", "scorer_0.fp32.onnx", name) for name in ("sha256", "n_bytes")],
+)
+def test_a_missing_part_of_a_field_is_named(path: tuple[str | int, ...], fields: Fields) -> None:
+    place: Any = fields
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+
+    assert f"`{path[-1]}` must be present" in _refused(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "not json", "null", "[]", "3", '"manifest"', "{'id': 1}", "[" * 100_000, "1" * 9999],
+)
+def test_what_is_no_json_object_is_refused(text: str) -> None:
+    assert "`manifest.json` must" in _refused(text)
+
+
+@pytest.mark.parametrize("version", [0, 2, 99, -1])
+def test_another_schema_version_says_what_to_do(version: int, fields: Fields) -> None:
+    fields["schema_version"] = version
+
+    message = _refused(json.dumps(fields))
+
+    assert f"must be 1, got {version}" in message
+    assert "export" in message and "update" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret",
+        "golden/../../secret",
+        "/etc/passwd",
+        "//etc/passwd",
+        "..",
+        ".",
+        "",
+        "golden\\..\\secret",
+    ],
+)
+def test_a_path_that_leaves_the_folder_is_refused(name: str, fields: Fields) -> None:
+    fields["files"][name] = {"sha256": "0" * 64, "n_bytes": 1}
+
+    assert "inside the bundle" in _refused(json.dumps(fields))
+
+
+@pytest.mark.parametrize("field", ["encoder", "golden"])
+def test_a_graph_that_the_list_of_files_lacks_is_refused(field: str, fields: Fields) -> None:
+    fields[field] = "../elsewhere.onnx"
+
+    assert "'../elsewhere.onnx' is not" in _refused(json.dumps(fields))
+
+
+def test_scorers_and_stages_must_be_equally_many(fields: Fields) -> None:
+    fields["scorers"] = fields["scorers"][:3]
+
+    assert "one entry per stage (4), got 3" in _refused(json.dumps(fields))
+
+
+@pytest.mark.parametrize("n_stages", [0, MAX_STAGES + 1])
+def test_the_number_of_stages_is_limited(n_stages: int, fields: Fields) -> None:
+    fields["stages"] = fields["stages"][:1] * n_stages
+    fields["scorers"] = fields["scorers"][:1] * n_stages
+
+    assert "`stages` must have 1 to 16" in _refused(json.dumps(fields))
+
+
+def test_the_id_is_the_documented_hash(
+    lite_bundle: Bundle, fields: Fields, manifest_id: Callable[[Fields], str]
+) -> None:
+    assert lite_bundle.manifest.id == manifest_id(fields)
+    assert lite_bundle.manifest.compute_id() == manifest_id(fields)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("text", "weight"), 0.06),
+        (("text", "has_text_tower"), True),
+        (("preprocessing", "height"), 97),
+        (("stages", 0, "tap"), "block3"),
+        (("stages", 0, "grid"), [144, 1]),
+        (("stages", 3, "width"), 63),
+        (("files", "encoder.fp32.onnx", "sha256"), "0" * 64),
+        (("files", "scorer_2.fp32.onnx", "sha256"), "0" * 64),
+        (("id",), "0" * 64),
+    ],
+)
+def test_whatever_decides_a_score_is_in_the_id(
+    path: tuple[str | int, ...], value: object, fields: Fields
+) -> None:
+    _put(fields, path, value)
+
+    assert "`id` must be the hash" in _refused(json.dumps(fields))
+
+
+def test_swapped_scorers_change_the_id(fields: Fields) -> None:
+    fields["scorers"][0], fields["scorers"][2] = fields["scorers"][2], fields["scorers"][0]
+
+    assert "`id` must be the hash" in _refused(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(("notes",), ["checked by hand"]), (("tools", "torch"), "9"), (("created",), "later")],
+)
+def test_what_is_for_people_may_change(
+    path: tuple[str | int, ...], value: object, fields: Fields
+) -> None:
+    _put(fields, path, value)
+
+    assert parse_manifest(json.dumps(fields)).id == fields["id"]
+
+
+def test_unknown_fields_of_later_versions_are_ignored(fields: Fields) -> None:
+    fields["colour"] = "green"
+
+    assert parse_manifest(json.dumps(fields)).id == fields["id"]
