@@ -74,7 +74,7 @@ class HeadConfig:
 
     calibrator: str = "affine"
     projector_init: str = "orthonormal"
-    text_weight: float = 0.05
+    text_weight: float = 0.02
 
 
 @dataclass(frozen=True)

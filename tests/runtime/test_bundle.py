@@ -229,7 +229,7 @@ def test_tensors_of_a_type_that_numpy_lacks_are_refused(
     (bundle_copy / "text.safetensors").write_bytes(data)
     edit_manifest(bundle_copy, rehash=True)
 
-    with pytest.raises(BundleError, match="safetensors"):
+    with pytest.raises(BundleError, match="must be"):
         Bundle.open(bundle_copy).text_vectors("object")
 
 

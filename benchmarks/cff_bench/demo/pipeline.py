@@ -18,7 +18,7 @@ from cff_runtime.storage import atomic_write
 
 DEFAULT_PRODUCT = PRODUCTS[-1]
 _SYNTHETIC = "synthetic"
-_REPLACED = (_SYNTHETIC, "run", "bundle", "inspected", "overlays", "maps")
+_REPLACED = ("run", "bundle", "inspected", "overlays", "maps")
 _MARK = ".cff-demo"  # an `out` without it is not ours to clear
 
 
@@ -66,7 +66,7 @@ def run_demo(
     is_synthetic = data is None
     if data is not None:
         dataset = _read(data, train, product, k)  # before anything is replaced
-    _clear(out)
+    _clear(out, (*_REPLACED, _SYNTHETIC) if is_synthetic else _REPLACED)
     if data is None:
         data = out / _SYNTHETIC
         print(f"drawing a synthetic data set into {data}", file=sys.stderr)
@@ -101,9 +101,9 @@ def _read(data: Path, train: Sequence[str], product: str, k: int) -> Dataset:
     return dataset
 
 
-def _clear(out: Path) -> None:
-    """Remove what an earlier demo left; refuse folders of the same names that are not its own."""
-    found = [out / name for name in _REPLACED if (out / name).exists()]
+def _clear(out: Path, names: Sequence[str]) -> None:
+    """Remove what an earlier demo left; refuse folders of these names that are not its own."""
+    found = [out / name for name in names if (out / name).exists()]
     if found and not (out / _MARK).exists():
         raise UsageError(f"`{found[0]}` would be replaced, but no demo wrote it; use another --out")
     atomic_write(out / _MARK, b"cff-bench demo wrote this folder and may replace it\n")

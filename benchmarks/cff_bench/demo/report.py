@@ -187,7 +187,7 @@ def _figure(item: Inspection) -> str:
     if item.sample.is_defective:
         mask = load_mask(item.sample, size[1], size[0]).astype(np.uint8)
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(part, outlines, -1, (0, 230, 255), 1)
+        cv2.drawContours(part, outlines, -1, (0, 230, 255), 2)
     overlay = load_image(item.overlay)
     pictures = (np.asarray(part, np.uint8), overlay)
     record = item.record

@@ -1,6 +1,7 @@
 """Inference backends: one module each, imported when it is opened."""
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,12 @@ def open_backend(name: str, bundle: Bundle, options: Mapping[str, Any]) -> Backe
             f"backend `{name}` needs a package that is not installed ({error}); "
             f"install {extra} with pip"
         ) from error
+    known = list(inspect.signature(module.open_backend).parameters)[1:]
+    for option in options:
+        if option not in known:
+            raise UsageError(
+                f"option of `{name}` must be one of {', '.join(known)}, got {option!r}"
+            )
     backend: Backend = module.open_backend(bundle, **options)
     return backend
 

@@ -42,7 +42,7 @@ def open_backend(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> "On
     Raises
     ------
     UsageError
-        If `provider` or `threads` is none of these, or another option is given.
+        If `provider` or `threads` is none of these.
     BackendError
         If the installed ONNX Runtime has no such provider or cannot load a graph.
     """
