@@ -37,7 +37,7 @@ from cff_export.reference import (
 )
 from cff_runtime.backends import Backend, open_backend
 from cff_runtime.bundle import Bundle
-from cff_runtime.errors import ParityError, StorageError, UsageError
+from cff_runtime.errors import CheckpointError, ParityError, StorageError, UsageError
 from cff_runtime.finishing import image_score
 from cff_runtime.inspector import DEFAULT_TEXT_NAME, Inspector
 from cff_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, Stage, TextInfo
@@ -107,19 +107,15 @@ def export_bundle(
     ------
     UsageError
         If `out` exists and `replace` is not set, or the text weight is no weight.
+    CheckpointError
+        If the head holds NaN or infinity.
     ParityError
         If the exported graphs leave the parity limits; nothing is written.
     StorageError
         If the files cannot be written; nothing is left behind.
     """
     settings = settings or ExportSettings()
-    weight = settings.text_weight
-    if weight is not None and not 0 <= weight < math.inf:
-        raise UsageError(f"`text_weight` must be 0 or more and finite, got {weight}")
-    if out.exists() and not settings.replace:
-        raise UsageError(f"`{out}` must not exist yet; give another folder or `--replace`")
-    if out.exists() and not (out / MANIFEST_NAME).is_file():
-        raise UsageError(f"`{out}` must be a bundle to be replaced, it is something else")
+    _check_arguments(head, out, settings)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
@@ -136,6 +132,22 @@ def export_bundle(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Bundle.open(out)
+
+
+def _check_arguments(head: Head, out: Path, settings: ExportSettings) -> None:
+    weight = settings.text_weight
+    if weight is not None and not 0 <= weight < math.inf:
+        raise UsageError(f"`text_weight` must be 0 or more and finite, got {weight}")
+    for name, tensor in head.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"`{name}` of the head must be finite, it holds NaN or infinity; train again with "
+                "a smaller learning rate"
+            )
+    if out.exists() and not settings.replace:
+        raise UsageError(f"`{out}` must not exist yet; give another folder or `--replace`")
+    if out.exists() and not (out / MANIFEST_NAME).is_file():
+        raise UsageError(f"`{out}` must be a bundle to be replaced, it is something else")
 
 
 class _Export:

@@ -97,9 +97,11 @@ class Manifest:
     def compute_id(self) -> str:
         """Return the hash over everything that decides a score."""
         graphs = (self.encoder, *self.scorers)
+        # the weights of a graph above protobuf's limit stand beside it
+        data = [f"{name}.data" for name in graphs if f"{name}.data" in self.files]
         core = {
             "schema_version": self.schema_version,
-            "graphs": [self.files[name].sha256 for name in graphs],
+            "graphs": [self.files[name].sha256 for name in (*graphs, *data)],
             "preprocessing": self.preprocessing.to_dict(),
             "stages": [asdict(stage) for stage in self.stages],
             "text_weight": self.text.weight,

@@ -525,6 +525,14 @@ class TestBadCalls:
         line = self.refused(capsys, tmp_path, *words, code=2)
         assert "got 'cup'; did you mean 'cap'?" in line
 
+    def test_unknown_synthetic_product(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for words in (["--product", "cop"], ["--train", "brick,cop"]):
+            line = self.refused(capsys, tmp_path, *words, code=2)
+            assert re.search(r"one of brick, .*, cup, got 'cop'; did you mean 'cup'\?", line)
+        assert list(tmp_path.iterdir()) == []
+
     def test_product_trained_on(
         self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -137,13 +137,14 @@ def replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[Bundle], None]:
 @pytest.fixture(scope="session")
 def photos() -> dict[str, Image]:
     """Crops of photographs, RGB, of several sizes and aspect ratios."""
-    astronaut, coffee = skimage.data.astronaut(), skimage.data.coffee()
+    names = ("astronaut", "coffee", "chelsea", "rocket")
+    astronaut, coffee, cat, rocket = (getattr(skimage.data, name)() for name in names)
     return {
         "face": astronaut[0:256, 100:356],
         "face, moved": astronaut[6:262, 94:350],
         "face, narrow": astronaut[10:250, 130:330],
         "flag": astronaut[250:500, 0:180],
         "coffee": coffee[40:360, 100:500],
-        "cat": skimage.data.chelsea(),
-        "rocket": skimage.data.rocket()[0:300, 200:500],
+        "cat": cat,
+        "rocket": rocket[0:300, 200:500],
     }

@@ -51,7 +51,7 @@ def test_dead_branches_are_dropped(proto: onnx.ModelProto) -> None:
         ReferenceEvaluator(proto).run,
     ):
         (got,) = run(None, {"x": x})
-        np.testing.assert_allclose(got, expected, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(got), expected, atol=1e-5)
 
 
 def test_nothing_to_drop_is_zero(proto: onnx.ModelProto) -> None:

@@ -1,5 +1,6 @@
 """Exporting a bundle: the gate, all or nothing, the facts in the manifest."""
 
+import copy
 import dataclasses
 import errno
 import hashlib
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
@@ -19,9 +21,10 @@ from PIL import Image
 import cff_export
 from cff_edge.config import load_config
 from cff_export import ExportSettings, export_bundle, exporter, graphs, head_chains
+from cff_export.head_chains import fold_head
 from cff_export.passes import Linear, PassResult, StageChain, fold_affine
 from cff_runtime import Bundle, Inspector
-from cff_runtime.errors import CffError, ParityError, StorageError, UsageError
+from cff_runtime.errors import CffError, CheckpointError, ParityError, StorageError, UsageError
 from cff_runtime.verification import ParityLimits
 
 Exporting = Callable[..., Bundle]
@@ -90,7 +93,7 @@ def test_a_slightly_wrong_fold_is_found_and_nothing_is_written(
     ("name", "scale", "message"),
     [
         ("heads.1.0.bias", 1.1, "features of stage 1 differ by"),
-        ("heads.3.0.bias", np.nan, "features of stage 3 differ by inf"),
+        ("heads.3.0.bias", np.nan, "must be finite, got nan"),
         ("difference", 1.01, r"text map differs by .*; text score differs by"),
         ("up_y_0", 1.05, "text map differs by"),
         ("trunk.visual.proj", 1.1, "text score differs by"),
@@ -112,8 +115,18 @@ def test_every_part_of_the_graph_is_under_the_gate(
     array[: len(array) // 2] *= scale
     value.const_value = ir.Tensor(array, name=name)
     monkeypatch.setattr("torch.onnx.export", lambda *_, **__: SimpleNamespace(model=model))
-    with pytest.raises(ParityError, match=message):
+    with pytest.raises(CffError, match=message):
         export(tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_head_of_nan_is_refused(case: Any, tmp_path: Path) -> None:
+    head = copy.deepcopy(case.head)
+    head.projectors[1].weight.data[2, 3] = np.nan
+    with pytest.raises(
+        CheckpointError, match=r"`projectors\.1\.weight` of the head must be finite"
+    ):
+        export_bundle(case.backbone, head, case.config, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 
 
@@ -125,10 +138,9 @@ def test_a_wrong_basis_is_found(
 ) -> None:
     case = exported("lite", "affine")
     replay(case.bundle)
-    right = exporter.fold_head
 
     def wrong(head: Any) -> Any:
-        chains, records = right(head)
+        chains, records = fold_head(head)
         basis = chains[1].basis
         assert basis is not None
         basis = np.linalg.qr(basis + 0.05 * np.random.default_rng(0).normal(size=basis.shape))[0]
@@ -198,7 +210,7 @@ def _no_space(*_: object, **__: object) -> None:
     [
         (Path, "write_bytes"),  # the text vectors, the first file of all
         (ir, "save"),  # the encoder
-        (graphs.onnx, "save"),  # a scorer
+        (onnx, "save"),  # a scorer
         (Image.Image, "save"),  # a golden image
         (Path, "write_text"),  # the parity report
     ],

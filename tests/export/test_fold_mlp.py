@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cff_edge.heads import Head
+from cff_edge.heads import Head, MlpCalibrator
 from cff_export.head_chains import PASSES, chain_module, fold_head, stage_chain
 from cff_export.passes import Linear, Relu, ScaleShift, StageChain, fold_affine, fold_mlp
 
@@ -56,7 +56,9 @@ def test_projector_and_batchnorm_are_folded(head: Head, tokens: NDArray[np.float
 def test_batchnorm_of_running_statistics(head: Head) -> None:
     norm = stage_chain(head, 0).layers[2]
     x = np.random.default_rng(6).normal(size=(4, 12))
-    expected = head.calibrators[0].norm(torch.from_numpy(x)).detach().numpy()
+    calibrator = head.calibrators[0]
+    assert isinstance(calibrator, MlpCalibrator)
+    expected = calibrator.norm(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(norm(x), expected, atol=1e-12)
 
 

@@ -246,8 +246,8 @@ def test_scorer_equals_brute_force(tmp_path: Path, n_rows: int) -> None:
         for row in bank.astype(np.float64):
             expected[token] = max(expected[token], features[0, token].astype(np.float64) @ row)
     feed = {"features": features, "bank": bank, "best_so_far": best}
-    for run in (_session(path).run, ReferenceEvaluator(model).run):
-        (got,) = run(None, feed)
+    for evaluator in (_session(path), ReferenceEvaluator(model)):
+        (got,) = (np.asarray(output) for output in evaluator.run(None, feed))
         assert got.shape == (6,)
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, expected, atol=1e-5)

@@ -104,11 +104,11 @@ Edit = Callable[[dict[str, Any]], None]
 
 def _manifest_id(fields: dict[str, Any]) -> str:
     """Compute the id from the JSON alone, written from the documentation."""
+    graphs = [fields["encoder"], *fields["scorers"]]
+    graphs += [f"{name}.data" for name in graphs if f"{name}.data" in fields["files"]]
     core = {
         "schema_version": fields["schema_version"],
-        "graphs": [
-            fields["files"][name]["sha256"] for name in (fields["encoder"], *fields["scorers"])
-        ],
+        "graphs": [fields["files"][name]["sha256"] for name in graphs],
         "preprocessing": fields["preprocessing"],
         "stages": fields["stages"],
         "text_weight": fields["text"]["weight"],
@@ -144,12 +144,20 @@ def edit_manifest() -> Callable[..., None]:
     return change
 
 
+# a box has none of these: its output is buffered, its warnings are printed
+_PYTHON_SETTINGS = ("PYTHONUNBUFFERED", "PYTHONWARNINGS", "PYTHONIOENCODING")
+
+
 @pytest.fixture(scope="session")
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return ``run_python(code, *arguments)``, which runs a Python of its own."""
+    """Return ``run_python(code, *arguments, stdout=PIPE)``, which runs a Python of its own."""
 
-    def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def run(code: str, *arguments: object, **streams: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        environment = {k: v for k, v in os.environ.items() if k not in _PYTHON_SETTINGS}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+        return subprocess.run(
+            command, text=True, timeout=120, check=False, env=environment, **pipes
+        )
 
     return run

@@ -224,6 +224,21 @@ def test_whatever_decides_a_score_is_in_the_id(
     assert "`id` must be the hash" in _refused(json.dumps(fields))
 
 
+def test_weights_beside_a_graph_are_in_the_id(
+    fields: Fields, manifest_id: Callable[[Fields], str]
+) -> None:
+    """As the exporter writes them above protobuf's limit of 2 GiB."""
+    ids = set()
+    for digest in ("1" * 64, "2" * 64):
+        fields["files"]["encoder.fp32.onnx.data"] = {"sha256": digest, "n_bytes": 1 << 31}
+        fields["id"] = manifest_id(fields)
+        ids.add(parse_manifest(json.dumps(fields)).id)
+
+    assert len(ids) == 2
+    fields["files"]["encoder.fp32.onnx.data"]["sha256"] = "3" * 64
+    assert "`id` must be the hash" in _refused(json.dumps(fields))
+
+
 def test_swapped_scorers_change_the_id(fields: Fields) -> None:
     fields["scorers"][0], fields["scorers"][2] = fields["scorers"][2], fields["scorers"][0]
 

@@ -129,11 +129,17 @@ def test_pictures_have_a_useful_size(
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("verdict", "colour"), [("pass", PASS), ("reject", REJECT)])
+@pytest.mark.parametrize(
+    ("verdict", "colour", "score"), [("pass", PASS, 0.25), ("reject", REJECT, 123456789.1234)]
+)
 def test_the_caption_is_coloured_and_fits(
-    size: tuple[int, int], verdict: str, colour: tuple[int, int, int], scaled: Profile
+    size: tuple[int, int],
+    verdict: str,
+    colour: tuple[int, int, int],
+    score: float,
+    scaled: Profile,
 ) -> None:
-    result = replace(_result(_constant(123.4567)), verdict=verdict)
+    result = replace(_result(_constant(0.0)), verdict=verdict, score=score)
 
     caption = draw_overlay(np.zeros((*size, 3), np.uint8), result, scaled)[-CAPTION_PX:]
 
@@ -141,7 +147,7 @@ def test_the_caption_is_coloured_and_fits(
     written = np.argwhere((caption > 200).all(axis=2))
     assert len(written) > 250  # letters a few pixels high
     assert np.ptp(written[:, 0]) >= 10
-    assert written[:, 1].min() >= 6 and written[:, 1].max() <= caption.shape[1] - 6
+    assert written[:, 1].min() >= 6 and written[:, 1].max() < caption.shape[1] - 1
 
 
 @pytest.mark.parametrize("size", [(600, 700), (1200, 1400), (60, 70)])

@@ -354,11 +354,16 @@ def test_shapes_beyond_any_memory_are_refused(shape: list[int], tmp_path: Path) 
     _refused(tmp_path / "file")
 
 
-def test_a_bank_of_32_gib_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    entry = {"dtype": "F32", "shape": [1 << 33, 1], "data_offsets": [0, 1 << 35]}
-    _raw_file(tmp_path / "file", {"bank_0": entry}, 1 << 35)  # a sparse file
+def test_banks_beyond_all_measure_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert profile_module.MAX_BANK_BYTES == 16 * 2**30
+    monkeypatch.setattr(profile_module, "MAX_BANK_BYTES", 1 << 20)
+    for n_rows, expected in ((1 << 17, "`schema_version`"), ((1 << 17) + 1, "at most 1048576")):
+        entry = {"dtype": "F32", "shape": [n_rows, 2], "data_offsets": [0, 8 * n_rows]}
+        _raw_file(tmp_path / "file", {"bank_0": entry}, 8 * n_rows)
 
-    assert "at most 17179869184 bytes" in _refused(tmp_path / "file")
+        assert expected in _refused(tmp_path / "file")
 
 
 def test_rows_within_rounding_of_unit_length_are_accepted(damage: Callable[..., Path]) -> None:

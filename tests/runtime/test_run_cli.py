@@ -2,8 +2,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -412,9 +410,8 @@ def test_pillows_remarks_on_damaged_files_are_not_printed(
     lite_bundle: Bundle, profile_file: Path, tmp_path: Path, run_python: Callable[..., Any]
 ) -> None:
     """A truncated TIFF makes Pillow warn with lines of its own source."""
-    Image.new("RGB", (40, 40)).save(tmp_path / "short.tif")
-    data = (tmp_path / "short.tif").read_bytes()
-    (tmp_path / "short.tif").write_bytes(data[:-20])
+    Image.new("RGB", (40, 40)).save(tmp_path / "whole.tif")
+    (tmp_path / "short.tif").write_bytes((tmp_path / "whole.tif").read_bytes()[:60])
     code = "import sys; from cff_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
 
     done = run_python(
@@ -444,7 +441,12 @@ def test_a_name_that_is_no_text_can_be_printed(
 @pytest.mark.parametrize("sink", ["full", "closed pipe"])
 @pytest.mark.parametrize("command", ["inspect", "show"])
 def test_an_output_that_takes_nothing_is_one_sentence(
-    sink: str, command: str, lite_bundle: Bundle, parts: Path, profile_file: Path
+    sink: str,
+    command: str,
+    lite_bundle: Bundle,
+    parts: Path,
+    profile_file: Path,
+    run_python: Callable[..., Any],
 ) -> None:
     code = "import sys; from cff_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
     arguments = {
@@ -457,14 +459,7 @@ def test_an_output_that_takes_nothing_is_one_sentence(
         reader, target = os.pipe()
         os.close(reader)
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            stdout=target,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_python(code, *arguments, stdout=target)
     finally:
         os.close(target)
 

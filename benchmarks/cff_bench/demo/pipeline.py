@@ -64,8 +64,10 @@ def run_demo(
     if product in train:
         raise UsageError(f"`{product}` must not be among the products trained on: it is inspected")
     is_synthetic = data is None
-    if data is not None:
-        dataset = _read(data, train, product, k)  # before anything is replaced
+    if data is not None:  # refuse before anything is replaced
+        dataset = _read(data, train, product, k)
+    else:
+        _require_products((product, *train), PRODUCTS)
     _clear(out, (*_REPLACED, _SYNTHETIC) if is_synthetic else _REPLACED)
     if data is None:
         data = out / _SYNTHETIC
@@ -90,8 +92,7 @@ def run_demo(
 def _read(data: Path, train: Sequence[str], product: str, k: int) -> Dataset:
     """Read the product to inspect; refuse now what would fail after the training."""
     everything = read_dataset(data, require_masks=False)
-    for name in (product, *train):
-        require_product(name, everything.products)
+    _require_products((product, *train), everything.products)
     if everything.products == (product,):
         raise DatasetError(f"`{data}` must hold another product than `{product}` to train on")
     dataset = read_dataset(data, everything.layout, [product])
@@ -99,6 +100,11 @@ def _read(data: Path, train: Sequence[str], product: str, k: int) -> Dataset:
     if len({sample.is_defective for sample in dataset.select(split="test")}) < 2:
         raise DatasetError(f"`{product}` must have good and defective test images")
     return dataset
+
+
+def _require_products(names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        require_product(name, known)
 
 
 def _clear(out: Path, names: Sequence[str]) -> None:
