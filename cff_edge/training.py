@@ -7,6 +7,7 @@ the seed and its own number, so that a resumed run equals one that was never int
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ from cff_runtime.errors import (
     UsageError,
 )
 from cff_runtime.storage import atomic_write
+
+log = logging.getLogger(__name__)
 
 PHASES = ("projectors", "calibrators")
 
@@ -175,6 +178,7 @@ class _Trainer:
             self.done[phase] = epoch + 1
             self._save_state(optimiser, parameters)
             seconds = time.monotonic() - started
+            log.info("%s %d/%d: loss %.4f, %.1f s", phase, epoch + 1, n_epochs, loss, seconds)
             self._log({"phase": phase, "epoch": epoch + 1, "loss": loss, "seconds": seconds})
 
     def _run_epoch(

@@ -15,6 +15,7 @@ from cff_runtime.thresholds import (
     Threshold,
     augmentations,
     choose_threshold,
+    without_border,
 )
 
 Progress = Callable[[int, int], None]
@@ -73,7 +74,8 @@ def enroll_references(
     for index, image in enumerate(references):
         for augmented in augmentations(image):
             encoding = encode(augmented)
-            maps.append(_left_out_map(backend, manifest, single, index, encoding))
+            whole = _left_out_map(backend, manifest, single, index, encoding)
+            maps.append(without_border(whole))
             text_scores.append(encoding.text_score)
 
     peaks = [float(anomaly_map.max()) for anomaly_map in maps]
@@ -125,7 +127,7 @@ def _display_range(
     maps: Sequence[NDArray[np.float32]], threshold: Threshold
 ) -> tuple[float, float]:
     """Colour scale with the good parts' median at its start and the threshold in its middle."""
-    low = float(np.median(np.stack(maps)))
+    low = float(np.median(np.concatenate([anomaly_map.ravel() for anomaly_map in maps])))
     return low, low + 2.0 * max(threshold.pixel_value - low, 1e-6)
 
 

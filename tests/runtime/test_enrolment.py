@@ -50,6 +50,9 @@ def _brute_force(
     for image, bank_parts in zip(resized, others, strict=True):
         probes += [(_encode(inspector, a, text), bank_parts) for a in augmentations(image)]
     maps = [_map(inspector, part, bank_parts) for part, bank_parts in probes]
+    n_whole = len(parts) if len(parts) > 1 else 0
+    border = 96 // 16  # what an augmentation invents at the border does not count
+    maps[n_whole:] = [m[border:-border, border:-border] for m in maps[n_whole:]]
     return maps, [part[2] for part, _ in probes]
 
 
@@ -69,7 +72,7 @@ def test_scores_leave_one_image_out(
     expected = peaks.max() + 0.25 * (peaks.max() - np.median(peaks))
     assert profile.threshold.value == pytest.approx(expected, abs=3e-5)
     assert profile.threshold.pixel_value == pytest.approx(expected, abs=3e-5)
-    low = np.median(np.stack(maps))
+    low = np.median(np.concatenate([anomaly_map.ravel() for anomaly_map in maps]))
     assert profile.display_range == pytest.approx((low, 2 * expected - low), abs=1e-4)
 
 
