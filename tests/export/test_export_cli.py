@@ -5,15 +5,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cff_edge.backbones import Backbone
 from cff_edge.checkpoint import CONFIG_NAME, HEAD_NAME, save_head
-from cff_edge.config import Config
+from cff_edge.config import Config, load_config
 from cff_edge.heads import Head
-from cff_export import exporter
+from cff_export import ExportSettings, exporter
 from cff_export.cli import main
 from cff_runtime import Bundle
 from cff_runtime.errors import StorageError
@@ -129,26 +132,27 @@ def test_moved_weights_can_be_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A checkpoint of the same weights passes under another name."""
-    import open_clip
-    from safetensors.torch import save_file
-
     name = vit_backbone.info.name.removeprefix("open_clip:")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = open_clip.create_model(name)
     save_file(model.state_dict(), tmp_path / "moved.safetensors")
-    seen = []
+    seen: list[tuple[Any, ...]] = []
 
-    def stop(backbone: Backbone, *_: object) -> None:
-        seen.append(backbone.info)
+    def stop(*arguments: Any) -> None:
+        seen.append(arguments)
         raise StorageError("far enough")
 
     monkeypatch.setattr(exporter, "export_bundle", stop)
     arguments = [str(run), "--out", str(tmp_path / "bundle")]
-    arguments += ["--weights", str(tmp_path / "moved.safetensors")]
+    arguments += ["--weights", str(tmp_path / "moved.safetensors"), "--replace"]
     assert _fails(capsys, arguments) == "error: far enough"
-    assert seen[0].weights == "file:moved.safetensors"
-    assert seen[0].weights_sha256 == vit_backbone.info.weights_sha256
+    backbone, _, config, out, settings, products = seen[0]
+    assert backbone.info.weights == "file:moved.safetensors"
+    assert backbone.info.weights_sha256 == vit_backbone.info.weights_sha256
+    assert config == load_config(run / CONFIG_NAME)
+    assert (out, products) == (tmp_path / "bundle", ["ring", "washer"])
+    assert settings == ExportSettings((), None, replace=True)
 
 
 @pytest.mark.parametrize("weight", ["-1", "nan"])

@@ -51,8 +51,8 @@ def _brute_force(
         probes += [(_encode(inspector, a, text), bank_parts) for a in augmentations(image)]
     maps = [_map(inspector, part, bank_parts) for part, bank_parts in probes]
     n_whole = len(parts) if len(parts) > 1 else 0
-    border = 96 // 16  # what an augmentation invents at the border does not count
-    maps[n_whole:] = [m[border:-border, border:-border] for m in maps[n_whole:]]
+    b = len(maps[0]) // 16  # what an augmentation invents at the border does not count
+    maps[n_whole:] = [anomaly_map[b:-b, b:-b] for anomaly_map in maps[n_whole:]]
     return maps, [part[2] for part, _ in probes]
 
 
