@@ -1,10 +1,11 @@
 """A drawn data set in MVTec AD layout and a small backbone, for what trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,6 +15,15 @@ from cff_edge.datasets import Sample, read_dataset
 
 DrawPart = Callable[..., NDArray[np.uint8]]
 SIZE_PX = 64
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread(_few_threads: None) -> Iterator[None]:
+    """Models as small as these lose by a second thread, and much on a busy machine."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 def _write_product(folder: Path, draw_part: DrawPart, seed: int, n_good: int, n_bad: int) -> None:

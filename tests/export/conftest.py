@@ -47,6 +47,15 @@ class Exported:
     bundle: Bundle
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread(_few_threads: None) -> Iterator[None]:
+    """Models as small as these lose by a second thread, and much on a busy machine."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.fixture(scope="session")
 def vit_name(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Make a tiny vision transformer known to open_clip; return its name."""
