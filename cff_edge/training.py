@@ -256,13 +256,13 @@ class _Trainer:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _log(self, record: dict[str, object]) -> None:
-        log = self.run / LOG_NAME
+        path = self.run / LOG_NAME
         try:
-            with log.open("a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise StorageError(
-                f"`{log}` could not be written: {error.strerror or error}; "
+                f"`{path}` could not be written: {error.strerror or error}; "
                 "free some space and continue with `--resume`"
             ) from error
 
