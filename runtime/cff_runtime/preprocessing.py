@@ -5,7 +5,7 @@ cubic convolution with a = -0.5 and support 2, the support widened by the scale 
 shrinks, sample centres at half pixels, coefficients normalised to sum 1 and rounded to 22
 fractional bits, the horizontal pass first, each pass rounded and clipped to 8 bits.
 The two passes are asked of Pillow one by one: Pillow 13 chooses their order by the image's shape
-(which moves up to 2 grey levels), earlier releases always begin with the horizontal one.
+(which moves grey levels), earlier releases always begin with the horizontal one.
 Normalisation is not here: it is folded into the encoder graph, whose input is uint8.
 """
 
