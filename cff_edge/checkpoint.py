@@ -8,7 +8,6 @@ every epoch, so that an interrupted run can resume.
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,6 @@ LOG_NAME = "log.jsonl"
 _METADATA_KEY = "cff_run"
 # what weights are called depends on where they were read; `weights_sha256` says what they are
 _LABELS = ("weights", "licence")
-
-
-@dataclass(frozen=True)
-class TrainedHead:
-    """A head and the facts it was trained with."""
-
-    head: Head
-    config: Config
-    facts: Mapping[str, Any]
 
 
 def save_head(run: Path, head: Head, info: BackboneInfo, products: list[str]) -> None:

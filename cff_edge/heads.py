@@ -94,7 +94,6 @@ class Head(nn.Module):
         _require_one_of("projector_init", projector_init, PROJECTOR_INITS)
         self.widths = tuple(widths)
         self.joint_dim = joint_dim
-        self.calibrator_kind = calibrator
         projectors = [nn.Linear(width, joint_dim) for width in widths]
         self.projectors = nn.ModuleList(projectors)
         self.calibrators = nn.ModuleList(_build_calibrator(calibrator, joint_dim) for _ in widths)

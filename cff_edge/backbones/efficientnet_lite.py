@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cff_edge.backbones.fingerprint import read_state_dict, weights_sha256, why_unreadable
 from cff_edge.backbones.protocol import BackboneInfo, StageInfo
+from cff_edge.backbones.weights import read_state_dict, weights_sha256, why_unreadable
 from cff_edge.prompts import anchors
 from cff_runtime.errors import MissingDependencyError, UsageError
 

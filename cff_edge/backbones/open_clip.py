@@ -19,8 +19,8 @@ import torch
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from cff_edge.backbones.fingerprint import refuse_torchscript, weights_sha256, why_unreadable
 from cff_edge.backbones.protocol import BackboneInfo, StageInfo
+from cff_edge.backbones.weights import refuse_torchscript, weights_sha256, why_unreadable
 from cff_edge.prompts import text_vectors
 from cff_runtime.errors import CffError, MissingDependencyError, UsageError
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import cff_edge.backbones
 from cff_edge.backbones import load_backbone
-from cff_edge.backbones.fingerprint import read_state_dict, weights_sha256
+from cff_edge.backbones.weights import read_state_dict, weights_sha256
 from cff_runtime.errors import MissingDependencyError, UsageError
 
 
