@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cff_edge.config import Config, load_config
     from cff_edge.datasets import Dataset, Sample, load_mask, read_dataset
     from cff_edge.detector import Detection, Detector
+    from cff_edge.few_shot import FewShotDetector, FewShotOutput
     from cff_edge.heads import Head
     from cff_edge.training import train
 
@@ -22,6 +23,8 @@ _MODULE_OF = {
     "Dataset": "datasets",
     "Detection": "detector",
     "Detector": "detector",
+    "FewShotDetector": "few_shot",
+    "FewShotOutput": "few_shot",
     "Head": "heads",
     "Sample": "datasets",
     "load_backbone": "backbones",
@@ -38,6 +41,8 @@ __all__ = [
     "Dataset",
     "Detection",
     "Detector",
+    "FewShotDetector",
+    "FewShotOutput",
     "Head",
     "Sample",
     "load_backbone",

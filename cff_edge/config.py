@@ -11,7 +11,7 @@ from typing import Any
 
 import tomli_w
 
-from cff_edge.heads import CALIBRATORS, PROJECTOR_INITS
+from cff_edge.heads import BANKS, CALIBRATORS, PROJECTOR_INITS, TEXT_MAPS
 from cff_edge.losses import GLOBAL_SCALES
 from cff_runtime.errors import UsageError
 
@@ -82,11 +82,19 @@ class HeadConfig:
         fabric_hsst and ballscrew gained .010 of pixel AP over raw features on the demo's seven
         synthetic products at 0.02 (worst product -.007), .014 at 0.05 (worst -.022) and lost .016
         at 0.2; 0.02 is the largest weight tried that costs no product more than 0.01.
+    bank : {'calibrated', 'raw'}
+        What the memory bank holds and is searched with: calibrated features (CFF), or raw backbone
+        tokens (APRIL-GAN), where the head decides the text map alone.
+    text_map : {'maps', 'features'}
+        One map per stage, summed, or one map of the features summed over the stages; see
+        `cff_edge.detector.abnormal_maps`. Both range from 0 to S.
     """
 
     calibrator: str = "affine"
     projector_init: str = "orthonormal"
     text_weight: float = 0.02
+    bank: str = "calibrated"
+    text_map: str = "maps"
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,8 @@ MAX_SEED = 2**63 - 1  # the largest integer of TOML
 _CHOICES = {
     "head.calibrator": CALIBRATORS,
     "head.projector_init": PROJECTOR_INITS,
+    "head.bank": BANKS,
+    "head.text_map": TEXT_MAPS,
     "train.global_scale": GLOBAL_SCALES,
     "train.device": ("auto", "cpu", "cuda"),
 }

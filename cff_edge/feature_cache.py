@@ -1,8 +1,9 @@
 """Frozen features on disk, so that the backbone sees every image once.
 
-One safetensors file per image, in half precision, named by a hash over the image file, the
-backbone's facts and the preprocessing: a changed image or backbone never finds an old entry, and
-an interrupted run continues where it stopped.
+One safetensors file per image, named by a hash over the image file, the backbone's facts and the
+preprocessing: a changed image or backbone never finds an old entry, and an interrupted run
+continues where it stopped. Tokens are kept in half precision; the embedding, where the backbone
+has a text tower, in float32, because text scores multiply it by 100.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -24,10 +26,11 @@ from cff_runtime.preprocessing import Preprocessing
 from cff_runtime.storage import atomic_write, sha256_bytes
 
 _ENCODE_BATCH = 4
+_EMBEDDING = "embedding"
 
 
 class FeatureCache:
-    """Raw stage tokens of images, computed on first use.
+    """Raw stage tokens and embeddings of images, computed on first use.
 
     Parameters
     ----------
@@ -37,6 +40,11 @@ class FeatureCache:
         Its trunk encodes; the head plays no part.
     device : torch.device
         Where the trunk runs.
+
+    Attributes
+    ----------
+    preprocessing : Preprocessing
+        From an image [h,w,3] to the trunk's input [H,W,3], uint8.
     """
 
     def __init__(self, folder: Path, detector: Detector, device: torch.device) -> None:
@@ -44,8 +52,8 @@ class FeatureCache:
         self._detector = detector
         self._device = device
         size = detector.info.image_size
-        self._preprocessing = Preprocessing(size, size)
-        facts = [dataclasses.asdict(detector.info), self._preprocessing.to_dict()]
+        self.preprocessing = Preprocessing(size, size)
+        facts = [dataclasses.asdict(detector.info), self.preprocessing.to_dict()]
         self._facts = json.dumps(facts, sort_keys=True).encode()
 
     def fill(self, paths: Sequence[Path]) -> None:
@@ -60,22 +68,70 @@ class FeatureCache:
         """
         missing = [path for path in paths if self._read(path) is None]
         bar = tqdm(total=len(missing), desc="encode", unit="image", disable=None)
-        with bar, torch.inference_mode():
+        with bar:
             for start in range(0, len(missing), _ENCODE_BATCH):
                 batch = missing[start : start + _ENCODE_BATCH]
-                images = np.stack([self._preprocessing(load_image(path)) for path in batch])
-                pixels = torch.from_numpy(images).to(self._device)
-                stages, _ = self._detector.trunk(self._detector.normalize(pixels))
+                stages, embedding = self.encode([load_image(path) for path in batch])
                 for index, path in enumerate(batch):
                     entry = {
-                        f"stage_{n}": stage[index].to("cpu", torch.float16).contiguous()
+                        f"stage_{n}": stage[index].half().contiguous()
                         for n, stage in enumerate(stages)
                     }
+                    if embedding is not None:
+                        entry[_EMBEDDING] = embedding[index].contiguous()
                     atomic_write(self._entry(path), save(entry))
                 bar.update(len(batch))
 
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> tuple[list[Tensor], Tensor | None]:
+        """Encode images that are not files, such as augmented ones; nothing is stored.
+
+        Parameters
+        ----------
+        images : sequence of B ndarrays of shape (h, w, 3), uint8
+            RGB, resized here if they have not the trunk's size; at least one.
+
+        Returns
+        -------
+        list of S tensors of shape (B, N_s, E_s), float32
+            On the CPU, not rounded to half precision.
+        Tensor of shape (B, C), float32, or None
+            Image embeddings, of any length; None without a text tower.
+
+        Raises
+        ------
+        ImageError
+            If an image is not uint8 RGB of at least 16 x 16 px.
+        """
+        stages: list[list[Tensor]] = []
+        embeddings = []
+        for start in range(0, len(images), _ENCODE_BATCH):
+            batch = images[start : start + _ENCODE_BATCH]
+            pixels = torch.from_numpy(np.stack([self.preprocessing(image) for image in batch]))
+            with torch.no_grad():
+                tokens, embedding = self._detector.trunk(
+                    self._detector.normalize(pixels.to(self._device))
+                )
+            stages.append([stage.float().cpu() for stage in tokens])
+            embeddings += [] if embedding is None else [embedding.float().cpu()]
+        joined = [torch.cat(parts) for parts in zip(*stages, strict=True)]
+        return joined, torch.cat(embeddings) if embeddings else None
+
     def load(self, paths: Sequence[Path]) -> list[Tensor]:
         """Return the stages [B,N_s,E_s], float32, of images that `fill` has seen."""
+        entries = self._entries(paths)
+        n_stages = len(self._detector.info.stages)
+        return [torch.stack([e[f"stage_{n}"] for e in entries]).float() for n in range(n_stages)]
+
+    def load_embeddings(self, paths: Sequence[Path]) -> Tensor | None:
+        """Return the image embeddings [B,C], float32, of images that `fill` has seen.
+
+        None without a text tower.
+        """
+        if not self._detector.info.has_text_tower:
+            return None
+        return torch.stack([entry[_EMBEDDING] for entry in self._entries(paths)])
+
+    def _entries(self, paths: Sequence[Path]) -> list[dict[str, Tensor]]:
         entries = []
         for path in paths:
             entry = self._read(path)
@@ -84,7 +140,7 @@ class FeatureCache:
                 entry = self._read(path)
             assert entry is not None
             entries.append(entry)
-        return [torch.stack(stage).float() for stage in zip(*entries, strict=True)]
+        return entries
 
     def _entry(self, path: Path) -> Path:
         try:
@@ -93,11 +149,13 @@ class FeatureCache:
             raise ImageError(f"image `{path}` must be a readable file: {error}") from error
         return self._folder / key[:2] / f"{key}.safetensors"
 
-    def _read(self, path: Path) -> list[Tensor] | None:
-        entry = self._entry(path)
-        n_stages = len(self._detector.info.stages)
+    def _read(self, path: Path) -> dict[str, Tensor] | None:
+        """Return an entry; None if it is absent, damaged, of something else or lacks a part."""
+        info = self._detector.info
+        wanted = {f"stage_{stage}" for stage in range(len(info.stages))}
+        wanted |= {_EMBEDDING} if info.has_text_tower else set()
         try:
-            tensors = load_file(entry)
-            return [tensors[f"stage_{stage}"] for stage in range(n_stages)]
-        except (OSError, SafetensorError, KeyError):  # absent, damaged or of something else
+            tensors: dict[str, Tensor] = load_file(self._entry(path))
+        except (OSError, SafetensorError):
             return None
+        return tensors if wanted <= tensors.keys() else None

@@ -18,9 +18,13 @@ from cff_runtime.errors import UsageError
 
 CalibratorKind = Literal["none", "affine", "mlp"]
 ProjectorInit = Literal["default", "orthonormal"]
+BankKind = Literal["calibrated", "raw"]
+TextMapKind = Literal["maps", "features"]
 
 CALIBRATORS: tuple[str, ...] = get_args(CalibratorKind)
 PROJECTOR_INITS: tuple[str, ...] = get_args(ProjectorInit)
+BANKS: tuple[str, ...] = get_args(BankKind)
+TEXT_MAPS: tuple[str, ...] = get_args(TextMapKind)
 
 
 class AffineCalibrator(nn.Linear):
@@ -95,12 +99,13 @@ class Head(nn.Module):
         self.widths = tuple(widths)
         self.joint_dim = joint_dim
         projectors = [nn.Linear(width, joint_dim) for width in widths]
-        self.projectors = nn.ModuleList(projectors)
-        self.calibrators = nn.ModuleList(_build_calibrator(calibrator, joint_dim) for _ in widths)
         if projector_init == "orthonormal":
             for projector in projectors:
                 nn.init.orthogonal_(projector.weight)
                 nn.init.zeros_(projector.bias)
+        self.projectors = nn.ModuleList(projectors)
+        # after the projectors: they draw too, and one seed must give all kinds the same projectors
+        self.calibrators = nn.ModuleList(_build_calibrator(calibrator, joint_dim) for _ in widths)
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
         """Map S stages [B,N_s,E_s] to S calibrated features [B,N_s,C], not normalised."""

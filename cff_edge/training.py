@@ -29,7 +29,7 @@ from cff_edge.checkpoint import (
 )
 from cff_edge.config import Config, TrainConfig, load_config
 from cff_edge.datasets import Sample, load_mask
-from cff_edge.detector import Detector, abnormal_map, resize_planes
+from cff_edge.detector import Detector, abnormal_map, on_common_grid
 from cff_edge.feature_cache import FeatureCache
 from cff_edge.heads import Head
 from cff_edge.losses import alignment_loss, dice_loss, focal_loss
@@ -265,18 +265,6 @@ class _Trainer:
                 f"`{path}` could not be written: {error.strerror or error}; "
                 "free some space and continue with `--resume`"
             ) from error
-
-
-def on_common_grid(features: Sequence[Tensor], grids: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Resize features [B,N_s,C] of all stages to the finest grid, [B,N,C]."""
-    finest = max(grids, key=lambda grid: grid[0] * grid[1])
-    resized = []
-    for stage, grid in zip(features, grids, strict=True):
-        if grid != finest:
-            planes = stage.transpose(1, 2).reshape(*stage.shape[::2], *grid)  # [B,C,h_s,w_s]
-            stage = resize_planes(planes, finest).flatten(2).transpose(1, 2)
-        resized.append(stage)
-    return resized
 
 
 def resolve_device(name: str) -> torch.device:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from cff_edge.backbones import Backbone
+from cff_edge.backbones import Backbone, BackboneInfo, StageInfo
 from cff_edge.detector import Detector
 from cff_edge.feature_cache import FeatureCache
 from cff_edge.heads import Head
@@ -266,3 +266,103 @@ def test_a_full_disk_leaves_no_half_entry(
         with pytest.raises(StorageError, match="No space left on device"):
             cache.fill(images)
     assert not _entries(tmp_path / "cache")
+
+
+# --- embeddings, and images that are no files
+
+
+class _Pooling(nn.Module):
+    """Tokens by average pooling, and the mean colour as embedding."""
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        pooled = nn.functional.avg_pool2d(images, 4)
+        return [pooled.flatten(2).transpose(1, 2)], images.mean(dim=(2, 3))
+
+
+class _WithTextTower:
+    unpadded_stem = None
+
+    def __init__(self) -> None:
+        self.module = _Pooling()
+        self.info = BackboneInfo(
+            name="pooling",
+            weights="none",
+            weights_sha256="",
+            activation="none",
+            image_size=16,
+            mean=(120.0, 110.0, 100.0),
+            std=(60.0, 65.0, 70.0),
+            stages=(StageInfo("pool4", 3, (4, 4)),),
+            joint_dim=3,
+            has_text_tower=True,
+            licence="none",
+        )
+
+    def text_vectors(self, product: str) -> Tensor:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def towered() -> Detector:
+    return Detector(_WithTextTower(), Head([3], 3))
+
+
+def test_embeddings_are_kept_in_full_precision(
+    towered: Detector, images: list[Path], tmp_path: Path
+) -> None:
+    cache = FeatureCache(tmp_path / "cache", towered, CPU)
+    cache.fill(images)
+    order = [images[i] for i in (3, 0)]
+    embeddings = cache.load_embeddings(order)
+    assert embeddings is not None
+    for embedding, path in zip(embeddings, order, strict=True):
+        with Image.open(path) as image:
+            pixels = np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC), np.float64)
+        expected = ((pixels - [120, 110, 100]) / [60, 65, 70]).mean(axis=(0, 1))
+        np.testing.assert_allclose(embedding, expected, atol=1e-6)
+
+
+def test_an_entry_without_embedding_is_computed_again(
+    towered: Detector, images: list[Path], tmp_path: Path
+) -> None:
+    cache = FeatureCache(tmp_path / "cache", towered, CPU)
+    cache.fill(images)
+    entry = cache._entry(images[1])
+    old = load_file(entry)
+    expected = old.pop("embedding")
+    save_file(old, entry)  # as earlier versions wrote it
+    found = cache.load_embeddings(images)
+    assert found is not None
+    torch.testing.assert_close(found[1], expected)
+    assert "embedding" in load_file(entry)
+
+
+def test_without_a_text_tower_there_are_no_embeddings(
+    detector: Detector, images: list[Path], tmp_path: Path
+) -> None:
+    cache = FeatureCache(tmp_path / "cache", detector, CPU)
+    cache.fill(images[:1])
+    assert cache.load_embeddings(images[:1]) is None
+    assert cache.encode([np.zeros((30, 20, 3), np.uint8)])[1] is None
+
+
+def test_encoded_images_are_those_of_the_files_and_not_stored(
+    towered: Detector, images: list[Path], tmp_path: Path
+) -> None:
+    cache = FeatureCache(tmp_path / "cache", towered, CPU)
+    pixels = []
+    for path in images:
+        with Image.open(path) as image:
+            pixels.append(np.asarray(image))
+    stages, embedding = cache.encode(pixels)
+    assert not _entries(tmp_path / "cache")
+    cache.fill(images)
+    assert (stages[0].shape, stages[0].dtype) == ((5, 16, 3), torch.float32)
+    torch.testing.assert_close(stages[0], cache.load(images)[0], rtol=2**-10, atol=1e-6)
+    assert embedding is not None
+    assert not embedding.requires_grad
+    stored = cache.load_embeddings(images)
+    assert stored is not None
+    torch.testing.assert_close(embedding, stored)
+    with pytest.raises(ImageError, match="must be a uint8 array, got float64"):
+        cache.encode([np.zeros((30, 20, 3))])  # type: ignore[list-item]

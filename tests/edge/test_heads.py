@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cff_edge.heads import CALIBRATORS, Head, MlpCalibrator
+from cff_edge.heads import CALIBRATORS, PROJECTOR_INITS, Head, MlpCalibrator
 from cff_runtime.errors import UsageError
 
 BATCHNORM_EPS = 1e-5  # PyTorch's default, as in the paper's block
@@ -124,6 +124,17 @@ def test_default_start_is_pytorchs_own() -> None:
     head = Head([8], 6, "none", "default")
     torch.manual_seed(5)
     assert torch.equal(head.state_dict()["projectors.0.weight"], nn.Linear(8, 6).weight)
+
+
+@pytest.mark.parametrize("projector_init", PROJECTOR_INITS)
+def test_one_seed_starts_every_kind_from_the_same_projectors(projector_init: str) -> None:
+    starts = []
+    for calibrator in CALIBRATORS:
+        torch.manual_seed(9)
+        starts.append(Head([7, 12], 16, calibrator, projector_init).projectors.state_dict())
+    for start in starts[1:]:
+        assert start.keys() == starts[0].keys()
+        assert all(torch.equal(start[name], starts[0][name]) for name in start)
 
 
 @pytest.mark.parametrize(
