@@ -238,7 +238,8 @@ def _parse(fields: Mapping[str, Any], counts: Mapping[str, NDArray[np.uint32]]) 
         scores=take_floats(fields, "scores", CffError),
         seconds=take(fields, "seconds", float, CffError),
         provenance=take(fields, "provenance", dict, CffError),
-        **counts,
+        positive=counts["positive"],
+        negative=counts["negative"],
     )
     n_images = len(result.images)
     columns = (result.defects, result.labels, result.scores, result.positive, result.negative)

@@ -31,7 +31,7 @@ Draws = Mapping[str, Mapping[str, Mapping[int, tuple[str, ...]]]]
 
 
 @dataclass(frozen=True)
-class References:
+class ReferenceLists:
     """Draws of all products of some data sets.
 
     Attributes
@@ -61,6 +61,24 @@ class References:
                 "none; add one, or leave the product or seed out"
             ) from None
 
+    def seeds(self) -> tuple[int, ...]:
+        """Return all seeds of any product, ascending."""
+        draws = (seeds for products in self.draws.values() for seeds in products.values())
+        return tuple(sorted({seed for seeds in draws for seed in seeds}))
+
+    def restricted(self, datasets: Mapping[str, Dataset]) -> "ReferenceLists":
+        """Return the draws of these data sets' products."""
+        draws = {
+            name: {
+                product: self.draws[name][product]
+                for product in dataset.products
+                if product in self.draws[name]
+            }
+            for name, dataset in datasets.items()
+            if name in self.draws
+        }
+        return ReferenceLists(self.pool, draws)
+
     def save(self, path: Path) -> None:
         """Write the JSON.
 
@@ -73,7 +91,7 @@ class References:
         atomic_write(path, (json.dumps(fields, indent=1) + "\n").encode())
 
     @classmethod
-    def load(cls, path: Path) -> "References":
+    def load(cls, path: Path) -> "ReferenceLists":
         """Read the JSON; `reference_problems` tells whether it fits data sets.
 
         Raises
@@ -107,7 +125,7 @@ def pool_of(dataset: Dataset, product: str, pool: str) -> list[Sample]:
 
 def draw_references(
     datasets: Mapping[str, Dataset], n_references: int, seeds: Sequence[int], pool: str
-) -> References:
+) -> ReferenceLists:
     """Draw references of every product, without replacement.
 
     Parameters
@@ -122,7 +140,7 @@ def draw_references(
 
     Returns
     -------
-    References
+    ReferenceLists
     """
     draws = {
         name: {
@@ -133,11 +151,11 @@ def draw_references(
         }
         for name, dataset in datasets.items()
     }
-    return References(pool, draws)
+    return ReferenceLists(pool, draws)
 
 
 def reference_problems(
-    references: References,
+    references: ReferenceLists,
     datasets: Mapping[str, Dataset],
     n_references: int,
     seeds: Sequence[int],
@@ -163,16 +181,13 @@ def reference_problems(
                 yield from _path_problems(draw[:n_references], usable, dataset, references, what)
 
 
-def test_samples(
-    dataset: Dataset, references: References, name: str, product: str, seed: int, n_references: int
-) -> list[Sample]:
-    """Return the test images of a draw: the test split without any reference of the draw.
+def judged_samples(dataset: Dataset, product: str, draw: Sequence[str]) -> list[Sample]:
+    """Return the test images of a draw: the product's test split without the draw's images.
 
-    All K of a seed share them, so the longest draw used, `n_references`, is left out.
+    All K of a seed share them, so `draw` is as long as the largest K.
     """
-    drawn = set(references.of(name, product, seed)[:n_references])
     samples = dataset.of(product).select(split="test")
-    return [sample for sample in samples if relative_path(dataset, sample) not in drawn]
+    return [sample for sample in samples if relative_path(dataset, sample) not in draw]
 
 
 def _draw(dataset: Dataset, product: str, seed: int, n_references: int, pool: str) -> Iterator[str]:
@@ -184,7 +199,7 @@ def _draw(dataset: Dataset, product: str, seed: int, n_references: int, pool: st
 
 
 def _path_problems(
-    draw: Sequence[str], usable: set[str], dataset: Dataset, references: References, what: str
+    draw: Sequence[str], usable: set[str], dataset: Dataset, references: ReferenceLists, what: str
 ) -> Iterator[str]:
     kind = "good training image" if references.pool == "train" else "good image"
     for index, path in enumerate(draw):
