@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cff_edge.presets import PRESETS
 from cff_runtime.errors import CffError, MissingDependencyError
 
 
@@ -36,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--products", help="only these products, separated by commas")
     parser.add_argument("--exclude", help="all but these products, separated by commas")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder to write")
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), help="published recipe, below file and overrides"
+    )
     parser.add_argument("--config", type=Path, metavar="TOML", help="configuration file")
     parser.add_argument(
         "--set",
@@ -63,7 +67,7 @@ def _train(arguments: argparse.Namespace) -> None:
             "install cff-edge[train] with pip"
         ) from error
 
-    config = load_config(arguments.config, _overrides(arguments))
+    config = load_config(arguments.config, _overrides(arguments), arguments.preset)
     if arguments.print_config:
         print(config.to_toml(), end="")
         return

@@ -13,6 +13,7 @@ import tomli_w
 
 from cff_edge.heads import BANKS, CALIBRATORS, PROJECTOR_INITS, TEXT_MAPS
 from cff_edge.losses import GLOBAL_SCALES
+from cff_edge.presets import OPEN_CLIP, PRESETS
 from cff_runtime.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -60,12 +61,15 @@ class DataConfig:
         Products left out, such as the one to be inspected later.
     max_per_product : int
         At most so many images of each product, drawn with the seed; 0 takes all.
+    align_references : tuple of str
+        Good images of the product to be inspected, for ``train.align_on = "references"``.
     """
 
     roots: tuple[str, ...] = ()
     products: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     max_per_product: int = 0
+    align_references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ class TrainConfig:
         Epochs of stage 1 and stage 2.
     learning_rate : float
         Of Adam.
+    adam_betas : tuple of 2 floats
+        Of Adam.
     focal_weight, dice_weight, align_weight : float
         Of L_total; stage 1 leaves L_align out.
     global_weight : float
@@ -114,6 +120,13 @@ class TrainConfig:
     global_scale : {'tokens', 'none'}
     adjacent_weights : tuple of float
         w_n; empty takes 1 for every pair.
+    loss_map : {'fused', 'stages'}
+        Focal and dice loss on the mean of the stages' text maps (CFF), or on each of them, added
+        up (APRIL-GAN).
+    align_on : {'batch', 'references'}
+        Which normal images L_align sees: the batch's, or all of `data.align_references`.
+    mosaic : float
+        Probability that an image is replaced by a 2 x 2 mosaic of its product's images.
     device : {'auto', 'cpu', 'cuda'}
         Mixed precision is used on CUDA.
     """
@@ -121,6 +134,7 @@ class TrainConfig:
     projector_epochs: int = 3
     calibrator_epochs: int = 5
     learning_rate: float = 1e-4
+    adam_betas: tuple[float, ...] = (0.9, 0.999)
     batch_size: int = 16
     seed: int = 42
     focal_weight: float = 0.6
@@ -129,6 +143,9 @@ class TrainConfig:
     global_weight: float = 0.1
     global_scale: str = "tokens"
     adjacent_weights: tuple[float, ...] = ()
+    loss_map: str = "fused"
+    align_on: str = "batch"
+    mosaic: float = 0.0
     device: str = "auto"
 
 
@@ -148,6 +165,9 @@ class Config:
 
 MAX_SEED = 2**63 - 1  # the largest integer of TOML
 
+# of the tuples that do not hold strings
+_ITEM_KINDS: dict[str, type] = {"taps": int, "adjacent_weights": float, "adam_betas": float}
+
 # What a run would otherwise meet hours later
 _CHOICES = {
     "head.calibrator": CALIBRATORS,
@@ -155,6 +175,8 @@ _CHOICES = {
     "head.bank": BANKS,
     "head.text_map": TEXT_MAPS,
     "train.global_scale": GLOBAL_SCALES,
+    "train.loss_map": ("fused", "stages"),
+    "train.align_on": ("batch", "references"),
     "train.device": ("auto", "cpu", "cuda"),
 }
 _POSITIVE = ("train.batch_size", "train.learning_rate")
@@ -168,18 +190,14 @@ _NOT_NEGATIVE = (
     "train.dice_weight",
     "train.align_weight",
     "train.global_weight",
+    "train.mosaic",
 )
 
-# The paper's recipe for CLIP (CFF section 4, VisA); the embedded backbone keeps the defaults.
-_OPEN_CLIP_PRESET: dict[str, dict[str, Any]] = {
-    "backbone": {"weights": "openai", "image_size": 518},
-    "head": {"projector_init": "default", "text_weight": 1.0},
-    "train": {"projector_epochs": 15, "calibrator_epochs": 15},
-}
 
-
-def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Build a configuration: the backbone's preset, then the file, then the overrides.
+def load_config(
+    path: Path | None = None, overrides: Sequence[str] = (), preset: str | None = None
+) -> Config:
+    """Build a configuration: the backbone's recipe, the preset, the file, the overrides.
 
     Parameters
     ----------
@@ -187,25 +205,36 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         TOML file.
     overrides : sequence of str
         Each ``section.key=value``; the value is TOML, or a plain string.
+    preset : str, optional
+        Name in `cff_edge.presets.PRESETS`.
 
     Raises
     ------
     UsageError
-        For a missing or malformed file, an unknown key or a value of the wrong type.
+        For a missing or malformed file, an unknown preset or key, a value of the wrong type or
+        out of range, or values that do not go together.
     """
-    layers = [_read_toml(path)] if path is not None else []
+    layers = [] if preset is None else [_preset(preset)]
+    layers += [_read_toml(path)] if path is not None else []
     layers += [_parse_override(text) for text in overrides]
     name = BackboneConfig.name
     for layer in layers:
         section = layer.get("backbone")
         if isinstance(section, Mapping):
             name = section.get("name", name)
-    preset = _OPEN_CLIP_PRESET if str(name).startswith("open_clip:") else {}
+    recipe = OPEN_CLIP if str(name).startswith("open_clip:") else {}
     config = Config()
-    for layer in (preset, *layers):
+    for layer in (recipe, *layers):
         config = _apply(config, layer)
     _check_ranges(config)
+    _check_combinations(config)
     return config
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise UsageError(f"`preset` must be one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -252,7 +281,7 @@ def _checked(current: Any, section: str, key: str, value: Any) -> Any:
     present = getattr(current, key)
     if isinstance(present, tuple):
         values = value if isinstance(value, list) else [value]
-        kind = {"taps": int, "adjacent_weights": float}.get(key, str)
+        kind = _ITEM_KINDS.get(key, str)
         return tuple(_scalar(kind, f"{section}.{key}", item) for item in values)
     return _scalar(type(present), f"{section}.{key}", value)
 
@@ -287,8 +316,37 @@ def _check_ranges(config: Config) -> None:
     for value in config.train.adjacent_weights:
         if not 0 <= value < math.inf:
             raise UsageError(f"`train.adjacent_weights` must be 0 or more and finite, got {value}")
+    betas = config.train.adam_betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise UsageError(f"`train.adam_betas` must be two numbers in [0, 1), got {list(betas)}")
+    if config.train.mosaic > 1:
+        raise UsageError(f"`train.mosaic` must be a probability, got {config.train.mosaic}")
     if config.train.seed > MAX_SEED:
         raise UsageError(f"`train.seed` must be at most {MAX_SEED}, got {config.train.seed}")
+
+
+def _check_combinations(config: Config) -> None:
+    """Refuse options that would have no effect or cannot both hold."""
+    on_references = config.train.align_on == "references"
+    if on_references and not config.data.align_references:
+        raise UsageError(
+            '`data.align_references` must name images for `train.align_on = "references"`, got none'
+        )
+    if config.data.align_references and not on_references:
+        raise UsageError(
+            '`train.align_on` must be "references" for `data.align_references` to count, got '
+            f"{config.train.align_on!r}; set it, or leave the images out"
+        )
+    if on_references and config.head.calibrator == "none":
+        raise UsageError(
+            "`head.calibrator` must be affine or mlp to align on references, got 'none'; "
+            "L_align trains calibrators alone"
+        )
+    if config.train.loss_map == "stages" and config.head.text_map == "features":
+        raise UsageError(
+            '`train.loss_map` must be "fused" with `head.text_map = "features"`, got "stages"; '
+            "summed features have one map only"
+        )
 
 
 def _value(config: Config, name: str) -> Any:

@@ -172,7 +172,12 @@ def load_mask(sample: Sample, height: int, width: int) -> NDArray[np.bool_]:
             f"mask `{sample.mask}` must have its image's size {_size(sizes[1])}, "
             f"got {_size(sizes[0])}"
         )
-    grey = Image.fromarray(binary.astype(np.uint8) * 255)
+    return resize_mask(binary, height, width)
+
+
+def resize_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    """Resize a mask [h,w] to [height,width]: bilinear, antialiased, cut at one half."""
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR)) > 127
 
 

@@ -1,8 +1,9 @@
 """Two-stage training of the head (CFF section 4), on frozen features from disk.
 
 Stage 1 trains the projectors on focal and dice loss; stage 2 freezes them and trains the
-calibrators, which start at the identity, on L_total. Every epoch draws its order and dropout from
-the seed and its own number, so that a resumed run equals one that was never interrupted.
+calibrators, which start at the identity, on L_total. Every epoch draws its order, mosaics and
+dropout from the seed and its own number, so that a resumed run equals one that was never
+interrupted.
 """
 
 import hashlib
@@ -27,12 +28,13 @@ from cff_edge.checkpoint import (
     save_head,
     write_tensors,
 )
-from cff_edge.config import Config, TrainConfig, load_config
+from cff_edge.config import Config, load_config
 from cff_edge.datasets import Sample, load_mask
-from cff_edge.detector import Detector, abnormal_map, on_common_grid
+from cff_edge.detector import Detector
 from cff_edge.feature_cache import FeatureCache
 from cff_edge.heads import Head
-from cff_edge.losses import alignment_loss, dice_loss, focal_loss
+from cff_edge.mosaic import Mosaic, MosaicPool
+from cff_edge.objective import Objective
 from cff_runtime.errors import (
     CffError,
     CheckpointError,
@@ -78,7 +80,7 @@ def train(
     Raises
     ------
     UsageError
-        If `run` holds another run, or nothing to resume.
+        If `run` holds another run, or nothing to resume, or a reference to align on is no file.
     DatasetError
         If there is no defective or no normal sample.
     CheckpointError
@@ -93,7 +95,7 @@ def train(
         )
     trainer = _Trainer(config, backbone, samples, run, cache or run / "cache")
     trainer.start(resume)
-    trainer.cache.fill([sample.path for sample in samples])
+    trainer.cache.fill([*(sample.path for sample in samples), *trainer.references])
     for phase, n_epochs in zip(PHASES, _epochs(config), strict=True):
         trainer.run_phase(phase, n_epochs)
     head = trainer.head.to("cpu").eval()
@@ -113,7 +115,9 @@ class _Trainer:
         self.run = run
         self.device = resolve_device(config.train.device)
         self.info = backbone.info
-        _check_adjacent_weights(config.train.adjacent_weights, len(self.info.stages))
+        self.objective = Objective(config, self.info)
+        self.references = _existing(config.data.align_references)
+        self.mosaics = MosaicPool(samples)
         with torch.random.fork_rng():
             torch.manual_seed(config.train.seed)
             widths = [stage.width for stage in self.info.stages]
@@ -168,7 +172,10 @@ class _Trainer:
         self.head.requires_grad_(False)
         module.requires_grad_(True)
         parameters = dict(module.named_parameters())
-        optimiser = torch.optim.Adam(parameters.values(), lr=self.config.train.learning_rate)
+        first, second = self.config.train.adam_betas
+        optimiser = torch.optim.Adam(
+            parameters.values(), lr=self.config.train.learning_rate, betas=(first, second)
+        )
         if self.done[phase] > 0:
             _restore_moments(optimiser, parameters, self.moments)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.device.type == "cuda")
@@ -190,7 +197,8 @@ class _Trainer:
         scaler: "torch.amp.GradScaler",
     ) -> float:
         seed = _epoch_seed(self.config.train.seed, phase, epoch)
-        order = np.random.default_rng(seed).permutation(len(self.samples))
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(self.samples))
         total = 0.0
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -202,7 +210,7 @@ class _Trainer:
                 disable=None,
             )
             for batch in bar:
-                loss = self._loss(phase, [self.samples[i] for i in batch])
+                loss = self._loss(phase, [self._drawn(self.samples[i], rng) for i in batch])
                 if not torch.isfinite(loss):
                     raise CffError(
                         f"the loss must be finite, got {loss.item()} in epoch {epoch + 1} of the "
@@ -217,27 +225,50 @@ class _Trainer:
             self.head.eval()
         return total / len(self.samples)
 
-    def _loss(self, phase: str, batch: Sequence[Sample]) -> Tensor:
-        """L_focal and L_dice, and in stage 2 L_align on the batch's normal images."""
+    def _drawn(self, sample: Sample, rng: np.random.Generator) -> Sample | Mosaic:
+        """Return the sample, or with the configured probability a mosaic of its product."""
+        if self.config.train.mosaic > 0 and rng.random() < self.config.train.mosaic:
+            return self.mosaics.draw(sample.product, rng)
+        return sample
+
+    def _loss(self, phase: str, batch: Sequence[Sample | Mosaic]) -> Tensor:
+        """L_focal and L_dice, and in stage 2 L_align on normal images."""
         train_config = self.config.train
-        size = (self.info.image_size, self.info.image_size)
-        stages = [s.to(self.device) for s in self.cache.load([item.path for item in batch])]
-        masks = np.stack([load_mask(sample, *size) for sample in batch])
-        target = torch.from_numpy(masks).to(self.device)
-        text = torch.stack([self.text[sample.product] for sample in batch])  # [B,C,2]
+        stages, target = self._inputs(batch)
+        text = torch.stack([self.text[item.product] for item in batch])  # [B,C,2]
+        aligns = phase == "calibrators" and train_config.align_weight > 0
+        normal = [index for index, item in enumerate(batch) if not item.is_defective]
+        if aligns and self.references:
+            # in one batch with the others, so that BatchNorm sees them together
+            normal = [len(batch) + index for index in range(len(self.references))]
+            added = [stage.to(self.device) for stage in self.cache.load(self.references)]
+            stages = [torch.cat(pair) for pair in zip(stages, added, strict=True)]
         with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
             calibrated = self.head(stages)
-        features = [torch.nn.functional.normalize(f.float(), dim=-1) for f in calibrated]
-        grids = [stage.grid for stage in self.info.stages]
-        maps = [abnormal_map(f, text, g, size) for f, g in zip(features, grids, strict=True)]
-        fused = torch.stack(maps).mean(dim=0)  # M = sum of M_n, over S to stay a probability
-        loss = train_config.focal_weight * focal_loss(fused, target)
-        loss = loss + train_config.dice_weight * dice_loss(fused, target)
-        normal = [index for index, sample in enumerate(batch) if not sample.is_defective]
-        if phase == "calibrators" and normal and train_config.align_weight > 0:
-            aligned = [f[normal] for f in on_common_grid(features, grids)]
-            loss = loss + train_config.align_weight * _align(aligned, train_config)
+        shown = [stage[: len(batch)] for stage in calibrated]
+        loss = self.objective.segmentation(shown, text, target)
+        if aligns and normal:
+            loss = loss + self.objective.alignment([stage[normal] for stage in calibrated])
         return loss
+
+    def _inputs(self, batch: Sequence[Sample | Mosaic]) -> tuple[list[Tensor], Tensor]:
+        """Return stages [B,N_s,E_s] and masks [B,H,W], bool; a mosaic is encoded here."""
+        side = self.info.image_size
+        samples = {i: item for i, item in enumerate(batch) if isinstance(item, Sample)}
+        mosaics = {
+            i: item.load(side, side) for i, item in enumerate(batch) if isinstance(item, Mosaic)
+        }
+        parts = []
+        if samples:
+            parts.append(self.cache.load([sample.path for sample in samples.values()]))
+        if mosaics:
+            parts.append(self.cache.encode([image for image, _ in mosaics.values()])[0])
+        order = torch.from_numpy(np.argsort([*samples, *mosaics]))  # back to the batch's
+        stages = [torch.cat(stage)[order].to(self.device) for stage in zip(*parts, strict=True)]
+        masks = {i: load_mask(sample, side, side) for i, sample in samples.items()}
+        masks |= {i: mask for i, (_, mask) in mosaics.items()}
+        target = np.stack([masks[i] for i in range(len(batch))])
+        return stages, torch.from_numpy(target).to(self.device)
 
     def _save_state(
         self, optimiser: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]
@@ -282,18 +313,12 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _check_adjacent_weights(weights: Sequence[float], n_stages: int) -> None:
-    """Refuse before stage 1 what stage 2 could not use."""
-    if weights and len(weights) != n_stages - 1:
-        raise UsageError(
-            f"`train.adjacent_weights` must have one entry per pair of adjacent stages "
-            f"({n_stages - 1}), got {len(weights)}"
-        )
-
-
-def _align(features: Sequence[Tensor], config: TrainConfig) -> Tensor:
-    weights = config.adjacent_weights or None
-    return alignment_loss(features, weights, config.global_weight, config.global_scale)
+def _existing(names: Sequence[str]) -> list[Path]:
+    """Return the paths of `data.align_references`, after a look that they are files."""
+    for name in names:
+        if not Path(name).is_file():
+            raise UsageError(f"`data.align_references` must name existing files, got {name!r}")
+    return [Path(name) for name in names]
 
 
 def _epochs(config: Config) -> tuple[int, int]:

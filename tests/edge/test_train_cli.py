@@ -100,9 +100,21 @@ def test_printed_configuration_reads_back(tmp_path: Path, capsys: Captured) -> N
     assert load_config(path).backbone.image_size == 518
 
 
+def test_presets_by_name(tmp_path: Path, capsys: Captured) -> None:
+    options = ["--preset", "april-gan-mvtec", "--out", "o", "--set", "train.seed=7"]
+    assert main([*options, "--print-config"]) == 0
+    path = tmp_path / "config.toml"
+    path.write_text(capsys.readouterr().out)
+    assert load_config(path) == load_config(None, ["train.seed=7"], "april-gan-mvtec")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--preset", "april-gan", "--out", "o"])
+    assert "april-gan-visa" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--set", "train.align_on=references"], "`data.align_references` must name images"),
         ([], "`--data` must name at least one data set"),
         (["--data", "/absent"], "`/absent` must be an existing folder"),
         (["--set", "train.epochs=3"], "`train.epochs` must be known"),

@@ -79,6 +79,53 @@ def test_open_clip_gets_the_papers_recipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "epochs", "mosaic"), [("april-gan-mvtec", 3, 0.2), ("april-gan-visa", 15, 0.0)]
+)
+def test_april_gan_presets_are_its_published_scripts(
+    tmp_path: Path, name: str, epochs: int, mosaic: float
+) -> None:
+    config = load_config(preset=name)
+    assert config.backbone.name == "open_clip:ViT-L-14-336"  # plain GELU, not -quickgelu
+    assert (config.backbone.weights, config.backbone.image_size) == ("openai", 518)
+    head, train = config.head, config.train
+    assert (head.calibrator, head.bank, head.text_map) == ("none", "raw", "maps")
+    assert (head.projector_init, head.text_weight) == ("default", 1.0)
+    assert (train.learning_rate, train.adam_betas) == (1e-3, (0.5, 0.999))
+    assert (train.batch_size, train.seed) == (8, 111)
+    assert (train.projector_epochs, train.mosaic) == (epochs, mosaic)
+    assert (train.loss_map, train.focal_weight, train.dice_weight) == ("stages", 1.0, 1.0)
+    path = _write(tmp_path, "[train]\nbatch_size = 4\nseed = 5\n")
+    layered = load_config(path, ["train.seed=6"], name).train
+    assert (layered.batch_size, layered.seed, layered.learning_rate) == (4, 6, 1e-3)
+    assert load_config(_write(tmp_path, config.to_toml())) == config
+
+
+def test_a_preset_names_the_backbone_that_brings_its_recipe() -> None:
+    config = load_config(None, ["backbone.name=efficientnet-lite0"], "april-gan-visa")
+    assert config.train.calibrator_epochs == 0
+    assert config.backbone.image_size == 518  # of the preset itself
+    with pytest.raises(UsageError, match=r"`preset` must be one of april-gan-mvtec, april-gan-v"):
+        load_config(preset="april-gan")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.align_on=references"], "`data.align_references` must name images for"),
+        (["data.align_references=a.png"], '`train.align_on` must be "references" for'),
+        (
+            ["train.align_on=references", "data.align_references=a", "head.calibrator=none"],
+            "`head.calibrator` must be affine or mlp to align on references",
+        ),
+        (["train.loss_map=stages", "head.text_map=features"], '`train.loss_map` must be "fused"'),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_config(None, overrides)
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         [],
@@ -168,6 +215,17 @@ def test_malformed_overrides_are_refused(override: str) -> None:
         ("head.projector_init=zero", "`head.projector_init` must be one of default, orthonormal"),
         ("head.text_weight=-0.1", "`head.text_weight` must be 0 or more"),
         ("head.text_weight=inf", "`head.text_weight` must be 0 or more and finite, got inf"),
+        ("head.bank=mixed", "`head.bank` must be one of calibrated, raw, got 'mixed'"),
+        ("head.text_map=both", "`head.text_map` must be one of maps, features, got 'both'"),
+        ("train.loss_map=all", "`train.loss_map` must be one of fused, stages, got 'all'"),
+        ("train.align_on=all", "`train.align_on` must be one of batch, references, got 'all'"),
+        ("train.mosaic=-0.1", "`train.mosaic` must be 0 or more"),
+        ("train.mosaic=1.5", "`train.mosaic` must be a probability, got 1.5"),
+        ("train.mosaic=nan", "`train.mosaic` must be 0 or more and finite, got nan"),
+        ("train.adam_betas=[0.9]", "`train.adam_betas` must be two numbers in .* got .0.9."),
+        ("train.adam_betas=[0.9, 1]", "`train.adam_betas` must be two numbers in"),
+        ("train.adam_betas=[-0.1, 0.9]", "`train.adam_betas` must be two numbers in"),
+        ("train.adam_betas=[nan, 0.9]", "`train.adam_betas` must be two numbers in"),
         ("data.max_per_product=-2", "`data.max_per_product` must be 0 or more"),
     ],
 )

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+import cff_edge.objective as objective
 import cff_edge.training as training
 from cff_edge.backbones import Backbone, load_backbone
 from cff_edge.checkpoint import (
@@ -29,6 +31,7 @@ from cff_edge.datasets import Sample
 from cff_edge.detector import on_common_grid
 from cff_edge.heads import Head
 from cff_edge.losses import alignment_loss, dice_loss, focal_loss
+from cff_edge.mosaic import Mosaic
 from cff_edge.training import resolve_device, train
 from cff_runtime.errors import CffError, CheckpointError, DatasetError, StorageError, UsageError
 
@@ -375,7 +378,7 @@ def aligned_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[tuple
         calls.append([tuple(stage.shape) for stage in features])
         return alignment_loss(features, *args)
 
-    monkeypatch.setattr(training, "alignment_loss", record)
+    monkeypatch.setattr(objective, "alignment_loss", record)
     yield calls
 
 
@@ -421,18 +424,19 @@ def test_a_single_stage_can_be_trained(
 def test_settings_reach_the_optimiser(
     fit: Callable[..., Head], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[tuple[float, int]] = []
+    made: list[tuple[float, tuple[float, float], int]] = []
     original = torch.optim.Adam
 
-    def record(parameters: Any, lr: float) -> torch.optim.Adam:
+    def record(parameters: Any, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
         kept = list(parameters)
-        made.append((lr, sum(parameter.numel() for parameter in kept)))
-        return original(kept, lr=lr)
+        made.append((lr, betas, sum(parameter.numel() for parameter in kept)))
+        return original(kept, lr=lr, betas=betas)
 
     monkeypatch.setattr(torch.optim, "Adam", record)
-    fit("train.learning_rate=3e-3")
+    fit("train.learning_rate=3e-3", "train.adam_betas=[0.5, 0.99]")
     n_projectors = 32 * (24 + 40 + 112 + 320 + 4)
-    assert made == [(3e-3, n_projectors), (3e-3, 4 * 32 * 33)]
+    assert made == [(3e-3, (0.5, 0.99), n_projectors), (3e-3, (0.5, 0.99), 4 * 32 * 33)]
+    assert original([torch.zeros(1)]).defaults["betas"] == Config().train.adam_betas
 
 
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(
@@ -489,6 +493,198 @@ def test_the_cache_lies_in_the_run_by_default(
     assert len(list((tmp_path / "run" / "cache").rglob("*.safetensors"))) == 11
     assert _equal(_tensors(tmp_path / "run"), _initial(config, small_backbone))
     assert load_config(tmp_path / "run" / CONFIG_NAME) == config
+
+
+@pytest.mark.parametrize("n_images", [1, 4])
+def test_the_loss_of_april_gan_is_summed_over_the_stages(
+    small_backbone: Backbone,
+    small_config: MakeConfig,
+    tiny_samples: list[Sample],
+    shared_cache: Path,
+    tmp_path: Path,
+    n_images: int,
+) -> None:
+    config = small_config(
+        "train.loss_map=stages",
+        "train.focal_weight=1",
+        "train.dice_weight=1",
+        "train.align_weight=0",
+    )
+    trainer = training._Trainer(config, small_backbone, tiny_samples, tmp_path, shared_cache)
+    batch = [tiny_samples[i] for i in (0, 4, 8, 5)][:n_images]
+    trainer.cache.fill([sample.path for sample in batch])
+    masks = torch.stack([_mask(sample) for sample in batch]).double().numpy()
+    with torch.no_grad():
+        calibrated = trainer.head(trainer.cache.load([s.path for s in batch]))
+        got = [trainer._loss(phase, batch).item() for phase in training.PHASES]
+    text = small_backbone.text_vectors("ring")
+    expected = 0.0
+    for stage, info in zip(calibrated, small_backbone.info.stages, strict=True):
+        logits = (100 * F.normalize(stage, dim=-1) @ text).transpose(1, 2)
+        planes = logits.reshape(n_images, 2, *info.grid)
+        up = F.interpolate(planes, (64, 64), mode="bilinear", align_corners=True)
+        for image, p in enumerate(up.double().softmax(dim=1).numpy()):  # both channels
+            y = masks[image]
+            one_hot = np.clip(np.stack([1.0 - y, y]), 1e-5, 1.0 - 1e-5)
+            p_true = (one_hot * p).sum(axis=0) + 1e-5
+            expected += np.mean(-((1.0 - p_true) ** 2) * np.log(p_true)) / n_images
+            dice = 1.0 - (2.0 * (p[1] * y).sum() + 1.0) / (p[1].sum() + y.sum() + 1.0)
+            expected += dice / n_images
+    assert got == pytest.approx([expected] * 2, rel=1e-5)
+    fused = small_config("train.focal_weight=1", "train.dice_weight=1", "train.align_weight=0")
+    trainer.objective = objective.Objective(fused, small_backbone.info)
+    assert trainer._loss("projectors", batch).item() < 0.5 * expected
+
+
+def test_summed_features_are_trained_on_their_one_map(
+    small_backbone: Backbone,
+    small_config: MakeConfig,
+    tiny_samples: list[Sample],
+    shared_cache: Path,
+    tmp_path: Path,
+) -> None:
+    config = small_config("head.text_map=features", "train.align_weight=0")
+    trainer = training._Trainer(config, small_backbone, tiny_samples, tmp_path, shared_cache)
+    batch = [tiny_samples[i] for i in (0, 4)]
+    trainer.cache.fill([sample.path for sample in batch])
+    with torch.no_grad():
+        summed = torch.zeros(2, 32, 8, 8)
+        tokens = trainer.head(trainer.cache.load([sample.path for sample in batch]))
+        for stage, info in zip(tokens, small_backbone.info.stages, strict=True):
+            planes = stage.transpose(1, 2).reshape(2, 32, *info.grid)
+            summed += F.interpolate(planes, (8, 8), mode="bilinear", align_corners=True)
+        unit = summed / summed.norm(dim=1, keepdim=True)
+        text = small_backbone.text_vectors("ring")
+        logits = 100 * torch.einsum("bchw,ck->bkhw", unit, text)
+        up = F.interpolate(logits, (64, 64), mode="bilinear", align_corners=True)
+        probability = up.softmax(dim=1)[:, 1]
+        masks = torch.stack([_mask(sample) for sample in batch])
+        expected = 0.6 * focal_loss(probability, masks) + 0.4 * dice_loss(probability, masks)
+        got = trainer._loss("projectors", batch)
+    assert got.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+# --- aligning on references
+
+
+@pytest.fixture
+def references(tiny_dataset: Path) -> list[str]:
+    """Training images of the other product, as in the layout of MVTec AD."""
+    return [str(path) for path in sorted((tiny_dataset / "washer" / "train" / "good").iterdir())]
+
+
+def _on(references: list[str]) -> list[str]:
+    return [f"data.align_references={json.dumps(references)}", "train.align_on=references"]
+
+
+def test_alignment_can_see_given_references_instead(
+    small_backbone: Backbone,
+    small_config: MakeConfig,
+    tiny_samples: list[Sample],
+    references: list[str],
+    shared_cache: Path,
+    tmp_path: Path,
+) -> None:
+    plain, config = small_config(), small_config(*_on(references))
+    trainers = [
+        training._Trainer(c, small_backbone, tiny_samples, tmp_path, shared_cache)
+        for c in (plain, config)
+    ]
+    # of one seed, so of one start; both defective, so that a batch has nothing to align
+    batch = [tiny_samples[0], tiny_samples[8]]
+    trainers[1].cache.fill([*(s.path for s in batch), *map(Path, references)])
+    with torch.no_grad():
+        segmentation, both = (trainer._loss("calibrators", batch).item() for trainer in trainers)
+        first = trainers[1]._loss("projectors", batch).item()
+        tokens = trainers[1].cache.load([Path(name) for name in references])
+        features = [F.normalize(stage, dim=-1) for stage in trainers[1].head(tokens)]
+        grids = [stage.grid for stage in small_backbone.info.stages]
+        aligned = alignment_loss(on_common_grid(features, grids)).item()
+    assert len(references) == 2
+    assert first == pytest.approx(segmentation, rel=1e-6)
+    assert both - segmentation == pytest.approx(0.1 * aligned, rel=1e-4)
+
+
+def test_references_move_the_calibrators_alone(
+    fit: Callable[..., Head], references: list[str], tmp_path: Path
+) -> None:
+    fit(run="batch")
+    fit(*_on(references), run="references")
+    a, b = _tensors(tmp_path / "batch"), _tensors(tmp_path / "references")
+    assert _equal(_part(a, "projectors"), _part(b, "projectors"))
+    assert not torch.equal(a["calibrators.0.weight"], b["calibrators.0.weight"])
+
+
+def test_references_must_exist(fit: Callable[..., Head], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"`data\.align_references` must name existing files, got"):
+        fit(*_on([str(tmp_path / "absent.png")]))
+    assert not (tmp_path / "run").exists()
+
+
+# --- mosaics
+
+
+def test_a_share_of_the_images_become_mosaics_of_their_product(
+    fit: Callable[..., Head], tiny_samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Sample | Mosaic] = []
+    original = training._Trainer._loss
+
+    def record(trainer: Any, phase: str, batch: list[Sample | Mosaic]) -> Tensor:
+        seen.extend(batch)
+        return original(trainer, phase, batch)
+
+    monkeypatch.setattr(training._Trainer, "_loss", record)
+    fit("train.mosaic=0.3", run="some")
+    mosaics = [item for item in seen if isinstance(item, Mosaic)]
+    assert len(seen) == 4 * 11
+    assert 5 <= len(mosaics) <= 25
+    assert {mosaic.product for mosaic in mosaics} == {"ring", "washer"}
+    assert all(
+        tile.product == m.product and tile in tiny_samples for m in mosaics for tile in m.tiles
+    )
+    per_epoch = [tuple(item for item in seen[i : i + 11]) for i in range(0, 44, 11)]
+    assert len(set(per_epoch)) == 4
+    seen.clear()
+    fit("train.mosaic=1", "train.projector_epochs=1", "train.calibrator_epochs=0", run="all")
+    assert all(isinstance(item, Mosaic) for item in seen)
+    assert Counter(item.product for item in seen) == {"ring": 7, "washer": 4}
+
+
+def test_a_batch_keeps_its_order_with_mosaics_in_it(
+    small_backbone: Backbone,
+    small_config: MakeConfig,
+    tiny_samples: list[Sample],
+    shared_cache: Path,
+    tmp_path: Path,
+) -> None:
+    trainer = training._Trainer(
+        small_config(), small_backbone, tiny_samples, tmp_path, shared_cache
+    )
+    mosaic = Mosaic((tiny_samples[0], tiny_samples[4], tiny_samples[4], tiny_samples[1]))
+    batch = [tiny_samples[2], mosaic, tiny_samples[5]]
+    stages, target = trainer._inputs(batch)
+    expected = trainer.cache.load([tiny_samples[2].path, tiny_samples[5].path])
+    image, mask = mosaic.load(64, 64)
+    alone = trainer.cache.encode([image])[0]
+    for stage, plain, pasted in zip(stages, expected, alone, strict=True):
+        assert torch.equal(stage[[0, 2]], plain)
+        torch.testing.assert_close(stage[[1]], pasted)
+    masks = [_mask(tiny_samples[2]), torch.from_numpy(mask), _mask(tiny_samples[5])]
+    assert torch.equal(target, torch.stack([m.bool() for m in masks]))
+
+
+@pytest.mark.parametrize("at_call", [2, 5, 11])
+def test_a_resumed_run_draws_the_same_mosaics(
+    fit: Callable[..., Head], tmp_path: Path, at_call: int
+) -> None:
+    fit("train.mosaic=0.5", run="whole")
+    with pytest.MonkeyPatch.context() as patch:
+        _Interruption(patch, "_loss", at_call)
+        with pytest.raises(KeyboardInterrupt):
+            fit("train.mosaic=0.5")
+    fit("train.mosaic=0.5", resume=True)
+    assert _equal(_tensors(tmp_path / "run"), _tensors(tmp_path / "whole"))
 
 
 # --- errors

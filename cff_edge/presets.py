@@ -1,0 +1,45 @@
+"""Recipes by name: layers of configuration, below the file and the overrides.
+
+OPEN_CLIP is laid under every run on an open_clip backbone: the paper's recipe for CLIP (CFF,
+Sensors 2026, section 4, on VisA). The embedded backbone keeps the defaults.
+
+PRESETS are asked for by name. The APRIL-GAN ones are what its published scripts train, named after
+the data set trained on: projectors alone, a loss on every stage's map, raw tokens in the bank. The
+activation is plain GELU, as in its released weights, which is what the model's name stands for.
+"""
+
+from typing import Any
+
+OPEN_CLIP: dict[str, dict[str, Any]] = {
+    "backbone": {"weights": "openai", "image_size": 518},
+    "head": {"projector_init": "default", "text_weight": 1.0},
+    "train": {"projector_epochs": 15, "calibrator_epochs": 15},
+}
+
+_APRIL_GAN: dict[str, dict[str, Any]] = {
+    "backbone": {"name": "open_clip:ViT-L-14-336", "weights": "openai", "image_size": 518},
+    "head": {
+        "calibrator": "none",
+        "projector_init": "default",
+        "text_weight": 1.0,
+        "bank": "raw",
+    },
+    "train": {
+        "calibrator_epochs": 0,
+        "learning_rate": 1e-3,
+        "adam_betas": [0.5, 0.999],
+        "batch_size": 8,
+        "seed": 111,
+        "loss_map": "stages",
+        "focal_weight": 1.0,
+        "dice_weight": 1.0,
+    },
+}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "april-gan-mvtec": {
+        **_APRIL_GAN,
+        "train": {**_APRIL_GAN["train"], "projector_epochs": 3, "mosaic": 0.2},
+    },
+    "april-gan-visa": {**_APRIL_GAN, "train": {**_APRIL_GAN["train"], "projector_epochs": 15}},
+}
