@@ -83,6 +83,20 @@ def test_focal_loss_equals_the_formula(maps: tuple[Array, NDArray[np.bool_]]) ->
     assert focal_loss(probability, masks.double()).item() == focal_loss(probability, masks).item()
 
 
+def test_focal_loss_is_that_of_a_softmax_over_two_channels() -> None:
+    rng = np.random.default_rng(4)
+    logits = rng.normal(0.0, 8.0, (3, 2, 6, 7))
+    masks = rng.random((3, 6, 7)) < 0.3
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    softmax = shifted / shifted.sum(axis=1, keepdims=True)
+    one_hot = np.clip(np.stack([~masks, masks], axis=1).astype(float), 1e-5, 1 - 1e-5)
+    p_true = (one_hot * softmax).sum(axis=1) + 1e-5
+    expected = np.mean(-((1.0 - p_true) ** 2) * np.log(p_true))
+    channels = torch.from_numpy(logits).softmax(dim=1)
+    loss = focal_loss(channels[:, 1], torch.from_numpy(masks))
+    assert loss.item() == pytest.approx(expected, abs=1e-12)
+
+
 def test_dice_loss_equals_the_formula(maps: tuple[Array, NDArray[np.bool_]]) -> None:
     probability, masks = map(torch.from_numpy, maps)
     assert dice_loss(probability, masks).item() == pytest.approx(_dice(*maps), abs=1e-12)
