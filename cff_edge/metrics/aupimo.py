@@ -2,7 +2,8 @@
 
 Bertoldo et al., AUPIMO: Redefining Visual Anomaly Detection Benchmarks with High Speed and Low
 Tolerance, BMVC 2024. The false positive rate is the mean over good images alone, and the area lies
-between rates 1e-5 and 1e-4 on a logarithmic axis, so each image needs many pixels.
+between rates 1e-5 and 1e-4 on a logarithmic axis. anomalib takes the rates nearest to these, so the
+good images should have several million pixels together; with fewer the value comes out lower.
 """
 
 import numpy as np

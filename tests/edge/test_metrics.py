@@ -1,159 +1,121 @@
-"""Metrics against their definitions, and against real anomaly maps with known figures."""
+"""The package's surface, `evaluate`, and real anomaly maps with known figures."""
 
 import json
 import os
-from collections.abc import Callable
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cff_edge.metrics import image_auroc, pixel_ap, pixel_auroc
+import cff_edge.metrics
+from cff_edge.metrics import (
+    METRIC_NAMES,
+    Metrics,
+    evaluate,
+    image_ap,
+    image_auroc,
+    image_f1_max,
+    pixel_ap,
+    pixel_auroc,
+    pixel_f1_max,
+    pro_as_published,
+    pro_exact,
+)
 from cff_runtime.errors import DatasetError
 
-Labels = NDArray[np.bool_]
-Scores = NDArray[np.floating]
-Metric = Callable[[Labels, Scores], float]
+Case = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.bool_], NDArray[np.float32]]
 
 
-def pairwise_auroc(labels: Labels, scores: Scores) -> float:
-    """Probability that a defective one scores above a normal one; a tie counts one half."""
-    positive, negative = scores[labels], scores[~labels]
-    above = (positive[:, None] > negative).mean()
-    equal = (positive[:, None] == negative).mean()
-    return float(above + 0.5 * equal)
-
-
-def stepwise_ap(labels: Labels, scores: Scores) -> float:
-    """Sum over falling thresholds of the precision there times the recall gained there."""
-    total, recall = 0.0, 0.0
-    for threshold in sorted(set(scores.tolist()), reverse=True):
-        called = scores >= threshold
-        found = float((called & labels).sum())
-        total += (found / labels.sum() - recall) * found / called.sum()
-        recall = found / labels.sum()
-    return total
-
-
-def draw(seed: int, shape: tuple[int, ...], n_levels: int) -> tuple[Labels, Scores]:
-    """Return labels and scores that help a little; few levels give many ties."""
+def draw(n_images: int, side_px: int, seed: int = 0) -> Case:
+    """Return labels, scores, masks and maps of as many good as defective images."""
     rng = np.random.default_rng(seed)
-    labels = rng.random(shape) < 0.3
-    labels.flat[0], labels.flat[1] = True, False
-    scores = rng.normal(labels * 0.8, 1.0)
-    return labels, np.round(scores * n_levels) / n_levels
+    masks = np.zeros((n_images, side_px, side_px), bool)
+    labels = np.arange(n_images) % 2 == 1
+    for index in np.flatnonzero(labels):
+        row, column = rng.integers(0, side_px - 5, 2)
+        masks[index, row : row + 4, column : column + 3] = True
+    maps = rng.normal(0.7 * masks, 0.4).astype(np.float32)
+    return labels, maps.max(axis=(1, 2)).astype(np.float64), masks, maps
 
 
-@pytest.mark.parametrize("n_levels", [1, 3, 10_000])
-@pytest.mark.parametrize("seed", range(4))
-class TestAgainstBruteForce:
-    def test_image_auroc(self, seed: int, n_levels: int) -> None:
-        labels, scores = draw(seed, (60,), n_levels)
-        assert image_auroc(labels, scores) == pytest.approx(
-            pairwise_auroc(labels, scores), abs=1e-12
-        )
-
-    def test_pixel_auroc_pools_all_images(self, seed: int, n_levels: int) -> None:
-        masks, maps = draw(seed, (3, 9, 11), n_levels)
-        masks[2] = False  # a good part among them
-        expected = pairwise_auroc(masks.ravel(), maps.ravel())
-        assert pixel_auroc(masks, maps) == pytest.approx(expected, abs=1e-12)
-
-    def test_pixel_ap_pools_all_images(self, seed: int, n_levels: int) -> None:
-        masks, maps = draw(seed, (3, 9, 11), n_levels)
-        masks[2] = False
-        expected = stepwise_ap(masks.ravel(), maps.ravel())
-        assert pixel_ap(masks, maps) == pytest.approx(expected, abs=1e-12)
+def test_exports_are_sorted_and_there() -> None:
+    names = cff_edge.metrics.__all__
+    assert names == sorted(names, key=lambda name: (not name.isupper(), name[0].islower(), name))
+    assert all(hasattr(cff_edge.metrics, name) for name in names)
 
 
-@pytest.mark.parametrize(
-    ("labels", "scores", "auroc", "ap"),
-    [
-        ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4], 1.0, 1.0),
-        ([1, 1, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.0, 0.5 / 3 + 0.25),
-        ([0, 1, 0, 1], [5.0, 5.0, 5.0, 5.0], 0.5, 0.5),
-        ([0, 1, 1, 0], [1.0, 2.0, 3.0, 2.0], 0.875, 0.5 + 1 / 3),
-    ],
-)
-def test_worked_by_hand(labels: list[int], scores: list[float], auroc: float, ap: float) -> None:
-    assert image_auroc(labels, scores) == pytest.approx(auroc)
-    pixels, values = np.reshape(labels, (1, 2, 2)), np.reshape(scores, (1, 2, 2))
-    assert pixel_auroc(pixels, values) == pytest.approx(auroc)
-    assert pixel_ap(pixels, values) == pytest.approx(ap)
+def test_evaluate_returns_each_metric_in_its_field() -> None:
+    labels, scores, masks, maps = draw(8, 40)
+    assert evaluate(labels, scores, masks, maps) == Metrics(
+        pixel_auroc=pixel_auroc(masks, maps),
+        pixel_f1_max=pixel_f1_max(masks, maps),
+        pixel_ap=pixel_ap(masks, maps),
+        pro=pro_as_published(masks, maps),
+        pro_exact=pro_exact(masks, maps),
+        image_auroc=image_auroc(labels, scores),
+        image_f1_max=image_f1_max(labels, scores),
+        image_ap=image_ap(labels, scores),
+    )
 
 
-def test_pixels_are_ranked_across_images() -> None:
-    """Each map alone is perfect, but the second one's ground lies above the first one's defect."""
-    masks = np.array([[[False, True]], [[False, True]]])
-    maps = np.array([[[0.0, 0.1]], [[0.8, 0.9]]], np.float32)
-    assert [pixel_auroc(masks[i], maps[i]) for i in (0, 1)] == [1.0, 1.0]
-    assert pixel_auroc(masks, maps) == 0.75
-    assert pixel_ap(masks, maps) == pytest.approx(0.5 + 0.5 * 2 / 3)
+def test_all_values_differ_so_that_none_can_be_mistaken() -> None:
+    values = evaluate(*draw(8, 40)).to_dict()
+    assert len(set(values.values())) == len(values) == 8
+    assert all(0 < value <= 1 for value in values.values())
+    assert tuple(values) == METRIC_NAMES
+    assert json.loads(json.dumps(values)) == values
 
 
-def test_a_last_bit_is_no_tie() -> None:
-    one = np.float32(1.0)
-    scores = np.array([one, np.nextafter(one, np.float32(2.0))])
-    assert image_auroc([False, True], scores) == 1.0
+def test_a_defective_image_may_have_lost_its_mask() -> None:
+    """A small defect can vanish when masks are made smaller; the image stays defective."""
+    labels, scores, masks, maps = draw(8, 40)
+    masks[1] = False
+    assert evaluate(labels, scores, masks, maps).image_auroc == image_auroc(labels, scores)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_maps_of_low_precision_are_counted_exactly(dtype: type[np.floating]) -> None:
-    """More pixels than float16 can count, and values that differ in the last place only."""
-    rng = np.random.default_rng(0)
-    masks = rng.random((1, 300, 400)) < 0.02
-    maps = (rng.normal(masks * 1.5, 1.0)).astype(dtype)
-    # by ranks, as pairs would be too many
-    _, inverse, counts = np.unique(maps.ravel(), return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    n, n_positive = masks.size, int(masks.sum())
-    above = ranks[masks.ravel()].sum() - n_positive * (n_positive + 1) / 2
-    expected = above / (n_positive * (n - n_positive))
-    assert pixel_auroc(masks, maps) == pytest.approx(expected, abs=1e-10)
+def test_memory_is_a_few_bytes_a_pixel() -> None:
+    """16 bytes beside the arguments make 0.6 GiB of 150 images of 518 x 518 pixels."""
+    arguments = draw(10, 518)
+    tracemalloc.start()
+    try:
+        evaluate(*arguments)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 16 * arguments[3].size
 
 
-@pytest.mark.parametrize(
-    ("metric", "what", "shape"),
-    [
-        (image_auroc, "image", (8,)),
-        (pixel_auroc, "pixel", (2, 2, 2)),
-        (pixel_ap, "pixel", (2, 2, 2)),
-    ],
-)
 class TestErrors:
-    @pytest.mark.parametrize(("label", "n"), [(False, 0), (True, 8)])
-    def test_one_class_only(
-        self, metric: Metric, what: str, shape: tuple[int, ...], label: bool, n: int
-    ) -> None:
-        expected = rf"^{what} metrics need normal and defective {what}s, got {n} defective of 8$"
+    def test_good_images_with_a_mask(self) -> None:
+        labels, scores, masks, maps = draw(8, 40)
+        expected = (
+            r"^`masks` must be empty where `labels` is False, got 12 defective pixels in image 3; "
+        )
+        labels[[2, 3]] = labels[[3, 2]]
         with pytest.raises(DatasetError, match=expected):
-            metric(np.full(shape, label), np.zeros(shape))
+            evaluate(labels, scores, masks, maps)
 
-    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    def test_scores_that_are_not_finite(
-        self, metric: Metric, what: str, shape: tuple[int, ...], value: float
-    ) -> None:
-        labels, scores = draw(0, shape, 10)
-        scores.flat[3] = value
-        with pytest.raises(DatasetError, match=rf"^{what} scores must be finite"):
-            metric(labels, scores)
+    def test_another_number_of_masks(self) -> None:
+        labels, scores, masks, maps = draw(8, 40)
+        expected = r"^`masks` must be one an image, 8 as in `labels`, got 7; "
+        with pytest.raises(DatasetError, match=expected):
+            evaluate(labels, scores, masks[1:], maps[1:])
 
-    def test_shapes_that_differ(self, metric: Metric, what: str, shape: tuple[int, ...]) -> None:
-        labels, scores = draw(0, shape, 10)
-        for wrong in (scores.reshape((*shape[::-1], 1)), scores[:1], scores[..., :1]):
-            with pytest.raises(DatasetError, match=rf"^{what} labels and scores must have one sha"):
-                metric(labels, wrong)
-
-    def test_nothing_at_all(self, metric: Metric, what: str, shape: tuple[int, ...]) -> None:
-        with pytest.raises(DatasetError, match=r"got 0 defective of 0"):
-            metric(np.zeros((0, *shape[1:]), bool), np.zeros((0, *shape[1:])))
+    def test_what_is_not_finite(self) -> None:
+        labels, scores, masks, maps = draw(8, 40)
+        maps[0, 0, 0] = np.nan
+        with pytest.raises(DatasetError, match=r"^`maps` must be finite"):
+            evaluate(labels, scores, masks, maps)
+        with pytest.raises(DatasetError, match=r"^`scores` must be finite"):
+            evaluate(labels, np.where(labels, np.inf, scores), masks, maps)
 
 
 @pytest.mark.real_parts
 @pytest.mark.skipif(not os.environ.get("CFF_DATA"), reason="CFF_DATA names no real images")
 def test_real_anomaly_maps() -> None:
-    """64 maps with figures by scikit-learn on another machine; the image score is the maximum."""
+    """64 maps with figures from another machine; the image score is the maximum."""
     folder = Path(os.environ["CFF_DATA"]) / "_metric_fixture"
     expected = json.loads((folder / "expected.json").read_text())["paper_fvn01_k4"]["expected"]
     with np.load(folder / "paper_fvn01_k4.npz") as file:
@@ -162,7 +124,14 @@ def test_real_anomaly_maps() -> None:
     masks = np.unpackbits(arrays["masks"], axis=-1, count=maps.shape[2]).astype(bool)
     labels = masks.any(axis=(1, 2))
     np.testing.assert_array_equal(labels, arrays["labels"])
-    scores = maps.astype(np.float64).max(axis=(1, 2))
-    assert image_auroc(labels, scores) == pytest.approx(expected["image_auroc"], abs=1e-12)
-    assert pixel_auroc(masks, maps) == pytest.approx(expected["pixel_auroc"], abs=1e-12)
-    assert pixel_ap(masks, maps) == pytest.approx(expected["pixel_ap"], abs=1e-12)
+    metrics = evaluate(labels, maps.astype(np.float64).max(axis=(1, 2)), masks, maps)
+    for name, key in {
+        "image_auroc": "image_auroc",
+        "image_ap": "image_ap",
+        "image_f1_max": "image_f1max",
+        "pixel_auroc": "pixel_auroc",
+        "pixel_ap": "pixel_ap",
+        "pixel_f1_max": "pixel_f1max",
+        "pro_exact": "aupro_030_exact",
+    }.items():
+        assert metrics.to_dict()[name] == pytest.approx(expected[key], abs=1e-12), name
