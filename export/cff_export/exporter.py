@@ -32,7 +32,7 @@ from cff_export.passes import StageChain
 from cff_export.reference import (
     ReferenceEncoding,
     encode_reference,
-    in_chain_space,
+    in_basis,
     reference_map,
 )
 from cff_runtime.backends import Backend, open_backend
@@ -106,7 +106,8 @@ def export_bundle(
     Raises
     ------
     UsageError
-        If `out` exists and `replace` is not set, or the text weight is no weight.
+        If `out` exists and `replace` is not set, the text weight is no weight, or the head's text
+        map is of summed features, which graphs do not compute.
     CheckpointError
         If the head holds NaN or infinity.
     ParityError
@@ -115,7 +116,7 @@ def export_bundle(
         If the files cannot be written; nothing is left behind.
     """
     settings = settings or ExportSettings()
-    _check_arguments(head, out, settings)
+    _check_arguments(head, config, out, settings)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
@@ -134,7 +135,12 @@ def export_bundle(
     return Bundle.open(out)
 
 
-def _check_arguments(head: Head, out: Path, settings: ExportSettings) -> None:
+def _check_arguments(head: Head, config: Config, out: Path, settings: ExportSettings) -> None:
+    if config.head.text_map != "maps":
+        raise UsageError(
+            f'`head.text_map` must be "maps" to be exported, got "{config.head.text_map}"; '
+            "train a head with it, the graphs have no other text map"
+        )
     weight = settings.text_weight
     if weight is not None and not 0 <= weight < math.inf:
         raise UsageError(f"`text_weight` must be 0 or more and finite, got {weight}")
@@ -173,6 +179,7 @@ class _Export:
         self.text_weight = config.head.text_weight if weight is None else weight
         self.preprocessing = Preprocessing(self.info.image_size, self.info.image_size)
         self.grids = [stage.grid for stage in self.info.stages]
+        self.bank = config.head.bank
 
     def run(self) -> None:
         """Write everything and pass the gate."""
@@ -186,7 +193,7 @@ class _Export:
         images = draw_golden_images()
         resized = [self.preprocessing(image) for image in images]
         log.info("running the reference in PyTorch on %d golden images", len(images))
-        detector = Detector(self.backbone, self.head).eval()
+        detector = Detector(self.backbone, self.head, self.bank).eval()
         expected = encode_reference(detector, resized, text)
         chains, passes = self._write_graphs()
         manifest = self._manifest(chains, passes, names)
@@ -210,12 +217,12 @@ class _Export:
         chains, passes = fold_head(self.head)
         log.info("exporting the encoder to ONNX")
         with folded_input(self.backbone) as folded:
-            encoder = FusedEncoder(self.backbone, chains, folded)
+            encoder = FusedEncoder(self.backbone, chains, folded, self.bank)
             n_dropped = write_encoder(
                 encoder, self.info.image_size, self.info.joint_dim, self.work / ENCODER
             )
-        for stage, (chain, grid) in enumerate(zip(chains, self.grids, strict=True)):
-            write_scorer(grid[0] * grid[1], chain.width, self.work / _scorer(stage))
+        for stage, (width, grid) in enumerate(zip(self._widths(chains), self.grids, strict=True)):
+            write_scorer(grid[0] * grid[1], width, self.work / _scorer(stage))
         passes += [
             {"pass": "fold_normalization", "applied": True, "reason": folded.reason},
             {"pass": "fold_text", "applied": True, "reason": "one text vector instead of two"},
@@ -226,6 +233,12 @@ class _Export:
             },
         ]
         return chains, passes
+
+    def _widths(self, chains: Sequence[StageChain]) -> list[int]:
+        """C_s of every stage: the chain's output, or the token itself where the bank is raw."""
+        if self.bank == "raw":
+            return [stage.width for stage in self.info.stages]
+        return [chain.width for chain in chains]
 
     def _write_golden(
         self,
@@ -247,7 +260,8 @@ class _Export:
             Image.fromarray(images[index]).save(folder / GOLDEN_NAMES[index])
             answers[f"resized_{index}"] = resized[index]
             for stage, chain in enumerate(chains):
-                inside, outside = in_chain_space(encoding.features[stage], chain)
+                basis = None if self.bank == "raw" else chain.basis
+                inside, outside = in_basis(encoding.features[stage], basis)
                 if outside > self.settings.limits.features:
                     raise ParityError(f"features of stage {stage} leave the folded space")
                 answers[f"features_{stage}_{index}"] = np.ascontiguousarray(inside)
@@ -278,8 +292,8 @@ class _Export:
         text_names: tuple[str, ...],
     ) -> Manifest:
         stages = tuple(
-            Stage(info.tap, info.grid, chain.width)
-            for info, chain in zip(self.info.stages, chains, strict=True)
+            Stage(info.tap, info.grid, width)
+            for info, width in zip(self.info.stages, self._widths(chains), strict=True)
         )
         manifest = Manifest(
             id="",
@@ -295,6 +309,7 @@ class _Export:
             backbone=dataclasses.asdict(self.info),
             head={
                 "calibrator": self.config.head.calibrator,
+                "bank": self.bank,
                 "trained_on": self.trained_on,
                 "epochs": [
                     self.config.train.projector_epochs,

@@ -2,6 +2,9 @@
 
 in   image [B,H,W,3] uint8 RGB, text [C,2] float32
 out  features_s [B,N_s,C_s] float32 unit rows, text_map [B,H,W], text_score [B] with a text tower
+
+With a raw memory bank (APRIL-GAN) features_s are the tokens themselves, C_s = E_s, and the folded
+head feeds the text map alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,9 +33,16 @@ class FusedEncoder(nn.Module):
     shift: Tensor | None
     difference: Tensor
 
-    def __init__(self, backbone: Backbone, chains: Sequence[StageChain], folded: FoldedInput):
+    def __init__(
+        self,
+        backbone: Backbone,
+        chains: Sequence[StageChain],
+        folded: FoldedInput,
+        bank: str = "calibrated",
+    ) -> None:
         super().__init__()
         info = backbone.info
+        self.raw_bank = bank == "raw"
         self.trunk = backbone.module
         self.grids = [stage.grid for stage in info.stages]
         self.has_text_tower = info.has_text_tower
@@ -57,7 +67,7 @@ class FusedEncoder(nn.Module):
         text_map: Tensor | None = None
         for stage, (head, tokens) in enumerate(zip(self.heads, stages, strict=True)):
             unit = F.normalize(head(tokens), dim=-1)
-            features.append(unit)
+            features.append(F.normalize(tokens, dim=-1) if self.raw_bank else unit)
             probability = self._abnormal_map(stage, unit, direction)
             text_map = probability if text_map is None else text_map + probability
         assert text_map is not None

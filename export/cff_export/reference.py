@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from cff_edge.detector import Detector
-from cff_export.passes import StageChain
+from cff_export.passes.chain import Matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +18,7 @@ class ReferenceEncoding:
     Attributes
     ----------
     features : list of S ndarrays of shape (N_s, C), float32
+        (N_s, E_s) where the memory bank is raw.
     text_map : ndarray of shape (H, W), float32
     text_score : float or None
     """
@@ -61,10 +62,10 @@ def reference_map(
     return total
 
 
-def in_chain_space(
-    features: NDArray[np.float32], chain: StageChain
+def in_basis(
+    features: NDArray[np.float32], basis: Matrix | None
 ) -> tuple[NDArray[np.float32], float]:
-    """Express joint features [N_s,C] in the chain's output space [N_s,C_s].
+    """Express joint features [N_s,C] in a chain's output space [N_s,C_s]; without basis as is.
 
     Returns
     -------
@@ -72,8 +73,8 @@ def in_chain_space(
     float
         Largest absolute part of a feature outside that space; rounding only, if the fold is right.
     """
-    if chain.basis is None:
+    if basis is None:
         return features, 0.0
-    inside = features.astype(np.float64) @ chain.basis
-    outside = np.abs(features - inside @ chain.basis.T).max()
+    inside = features.astype(np.float64) @ basis
+    outside = np.abs(features - inside @ basis.T).max()
     return inside.astype(np.float32), float(outside)

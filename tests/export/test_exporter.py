@@ -307,6 +307,7 @@ def test_manifest_states_the_backbone(case: Any, lite_bundle: Bundle) -> None:
     assert (vit.text.has_text_tower, lite.text.has_text_tower) == (True, False)
     assert [stage.grid for stage in vit.stages] == [(4, 4)] * 4
     assert [stage.grid for stage in lite.stages] == [(12, 12), (12, 12), (6, 6), (3, 3)]
+    assert (vit.head["bank"], lite.head["bank"]) == ("calibrated", "calibrated")
     assert (vit.precision, vit.joint_dim, vit.preprocessing.width) == ("fp32", 32, 64)
 
 
