@@ -7,7 +7,7 @@ BIN := .venv/bin
 DEMO_ARGUMENTS = $(if $(DATA),--data $(DATA)) $(if $(TRAIN),--train $(TRAIN)) \
 	$(if $(PRODUCT),--product $(PRODUCT))
 
-.PHONY: install demo test slow-test real-parts check format clean
+.PHONY: install demo test slow-test real-parts peers-install peers-test check format clean
 
 install: .venv/.installed
 
@@ -28,6 +28,19 @@ slow-test: install
 real-parts: install
 	$(BIN)/cff-bench real-parts --out build/real-parts
 
+peers-install: .venv-peers/.installed
+
+# Apart from .venv, because anomalib's opencv-python-headless and open_clip clash with ours.
+.venv-peers/.installed: benchmarks/cff_peers/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check \
+		--requirement benchmarks/cff_peers/requirements.txt
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+peers-test: peers-install
+	.venv-peers/bin/pytest tests/benchmarks/test_peers_*.py
+
 check:
 	scripts/check
 
@@ -36,4 +49,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*
+	rm -rf build dist .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*
