@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cff_edge.detector import Detection, Detector
     from cff_edge.few_shot import FewShotDetector, FewShotOutput
     from cff_edge.heads import Head
+    from cff_edge.meta_json import write_meta
     from cff_edge.training import train
 
 _MODULE_OF = {
@@ -32,6 +33,7 @@ _MODULE_OF = {
     "load_mask": "datasets",
     "read_dataset": "datasets",
     "train": "training",
+    "write_meta": "meta_json",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "load_mask",
     "read_dataset",
     "train",
+    "write_meta",
 ]
 
 

@@ -31,9 +31,20 @@ _METADATA_KEY = "cff_run"
 _LABELS = ("weights", "licence")
 
 
-def save_head(run: Path, head: Head, info: BackboneInfo, products: list[str]) -> None:
-    """Write the trained head with the backbone's facts and the products it was trained on."""
-    facts = {"backbone": dataclasses.asdict(info), "products": products}
+def save_head(
+    run: Path,
+    head: Head,
+    info: BackboneInfo,
+    products: list[str],
+    imported: Mapping[str, str] | None = None,
+) -> None:
+    """Write the trained head with the backbone's facts and the products it was trained on.
+
+    `imported` names the file and hash of a head that was not trained here.
+    """
+    facts: dict[str, Any] = {"backbone": dataclasses.asdict(info), "products": products}
+    if imported is not None:
+        facts["imported"] = dict(imported)
     tensors = {name: tensor.detach().cpu() for name, tensor in head.state_dict().items()}
     write_tensors(run / HEAD_NAME, tensors, facts)
 

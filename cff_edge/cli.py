@@ -1,4 +1,4 @@
-"""`cff-train`: train projectors and calibrators on labelled images."""
+"""`cff-train`: train projectors and calibrators on labelled images, or import projectors."""
 
 import argparse
 import json
@@ -6,18 +6,28 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cff_edge.presets import PRESETS
 from cff_runtime.errors import CffError, MissingDependencyError
 
+if TYPE_CHECKING:
+    from cff_edge.backbones import Backbone
+    from cff_edge.config import Config
+
+log = logging.getLogger("cff_edge")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cff-train``; return the exit code."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("cff_edge").setLevel(logging.INFO)
     try:
-        _train(arguments)
+        if arguments.out is None and arguments.write_meta is None:
+            parser.error("the following arguments are required: --out")
+        _run(arguments)
     except CffError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -33,10 +43,23 @@ def _parser() -> argparse.ArgumentParser:
         description="Train projectors and calibrators on labelled images of some products. "
         "The run's folder is what cff-export reads.",
     )
-    parser.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="data sets")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="data sets")
+    source.add_argument(
+        "--import-april-gan",
+        type=Path,
+        metavar="FILE",
+        help="do not train: make a run of the linear layers that APRIL-GAN published",
+    )
+    source.add_argument(
+        "--write-meta",
+        type=Path,
+        metavar="DIR",
+        help="do not train: list a data set in its meta.json, as APRIL-GAN's tools read it",
+    )
     parser.add_argument("--products", help="only these products, separated by commas")
     parser.add_argument("--exclude", help="all but these products, separated by commas")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder to write")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="folder to write")
     parser.add_argument(
         "--preset", choices=sorted(PRESETS), help="published recipe, below file and overrides"
     )
@@ -55,23 +78,68 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _train(arguments: argparse.Namespace) -> None:
-    try:  # here, so that --help is quick and a missing package is one sentence
-        from cff_edge.backbones import load_backbone
-        from cff_edge.config import load_config
-        from cff_edge.selection import select_samples
-        from cff_edge.training import train
+def _run(arguments: argparse.Namespace) -> None:
+    try:  # here and below, so that --help is quick and a missing package is one sentence
+        import cff_edge.training  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
             f"training needs a package that is not installed ({error}); "
             "install cff-edge[train] with pip"
         ) from error
-
-    config = load_config(arguments.config, _overrides(arguments), arguments.preset)
+    if arguments.write_meta is not None:
+        _write_meta(arguments.write_meta)
+        return
+    config = _config(arguments)
     if arguments.print_config:
         print(config.to_toml(), end="")
-        return
+    elif arguments.import_april_gan is not None:
+        _import(arguments, config)
+    else:
+        _train(arguments, config)
+
+
+def _config(arguments: argparse.Namespace) -> "Config":
+    from cff_edge.config import load_config
+
+    overrides, preset = _overrides(arguments), arguments.preset
+    if arguments.import_april_gan is not None:
+        # no epoch is run here; either preset has the head and backbone of the published layers
+        overrides, preset = ["train.projector_epochs=0", *overrides], preset or "april-gan-visa"
+    return load_config(arguments.config, overrides, preset)
+
+
+def _train(arguments: argparse.Namespace, config: "Config") -> None:
+    from cff_edge.selection import select_samples
+    from cff_edge.training import train
+
     samples = select_samples(config)
+    backbone = _backbone(config)
+    n_defective = sum(sample.is_defective for sample in samples)
+    log.info("%d images, %d of them defective", len(samples), n_defective)
+    train(config, backbone, samples, arguments.out, arguments.cache, arguments.resume)
+    log.info("wrote %s", arguments.out)
+
+
+def _import(arguments: argparse.Namespace, config: "Config") -> None:
+    from cff_edge.april_gan import import_projectors
+
+    import_projectors(arguments.import_april_gan, config, _backbone(config), arguments.out)
+    log.info("wrote %s", arguments.out)
+
+
+def _write_meta(root: Path) -> None:
+    from cff_edge.datasets import read_dataset
+    from cff_edge.meta_json import META_NAME, write_meta
+
+    dataset = read_dataset(root, require_masks=False)
+    path = dataset.root / META_NAME
+    write_meta(dataset, path)
+    log.info("wrote %s: %d images", path, len(dataset.samples))
+
+
+def _backbone(config: "Config") -> "Backbone":
+    from cff_edge.backbones import load_backbone
+
     backbone = load_backbone(
         config.backbone.name,
         config.backbone.weights,
@@ -80,13 +148,9 @@ def _train(arguments: argparse.Namespace) -> None:
         config.backbone.taps or None,
         config.train.seed,
     )
-    log = logging.getLogger("cff_edge")
-    n_defective = sum(sample.is_defective for sample in samples)
-    log.info("%d images, %d of them defective", len(samples), n_defective)
     if backbone.info.weights == "random":
         log.warning("random backbone weights: features mean nothing, for latency and parity only")
-    train(config, backbone, samples, arguments.out, arguments.cache, arguments.resume)
-    log.info("wrote %s", arguments.out)
+    return backbone
 
 
 def _overrides(arguments: argparse.Namespace) -> list[str]:

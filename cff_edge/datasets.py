@@ -1,10 +1,12 @@
-"""Reading labelled images in three layouts.
+"""Reading labelled images in four layouts.
 
 mvtec    <product>/{train,test}/good, <product>/test/<defect>,
          <product>/ground_truth/<defect>/<stem>_mask.png
 visa     split_csv/1cls.csv with columns object, split, label, image, mask; paths from the root
 folder   <product>/good, <product>/<defect>, masks in <product>/masks/<defect>/<stem>[_mask].png;
          a folder of images alone is one product, all of them good
+meta     meta.json in the root, as APRIL-GAN writes it (`cff_edge.meta_json`); it goes before all
+         other layouts
 
 The root is a folder of products or one product. Hidden files and folders are left out.
 """
@@ -20,14 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cff_edge.meta_json import META_NAME, read_meta
 from cff_runtime.errors import DatasetError, UsageError
 from cff_runtime.imaging import IMAGE_SUFFIXES
 
-LAYOUTS = ("mvtec", "visa", "folder")
+LAYOUTS = ("mvtec", "visa", "folder", "meta")
 GOOD = "good"
+_UNNAMED_DEFECT = "anomaly"
 _VISA_CSV = Path("split_csv") / "1cls.csv"
 _VISA_COLUMNS = ("object", "split", "label", "image", "mask")
-_VISA_LABELS = {"normal": GOOD, "anomaly": "anomaly"}
+_VISA_LABELS = {"normal": GOOD, "anomaly": _UNNAMED_DEFECT}
 _MASK_FOLDERS = {"mvtec": "ground_truth", "folder": "masks"}
 _SPLITS = ("train", "test")
 
@@ -101,7 +105,7 @@ def read_dataset(
     ----------
     root : path
         Folder of products, or one product's folder.
-    layout : {'mvtec', 'visa', 'folder'}, optional
+    layout : {'mvtec', 'visa', 'folder', 'meta'}, optional
         Found by looking if None.
     products : sequence of str, optional
         Read only these.
@@ -123,7 +127,7 @@ def read_dataset(
     if layout not in (None, *LAYOUTS):
         raise UsageError(f"`layout` must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     layout, expected = layout or _detect_layout(root), layout or "MVTec AD, VisA or folder"
-    samples = list(_read_visa(root) if layout == "visa" else _read_products(root, layout))
+    samples = list(_read_samples(root, layout))
     found = tuple(sorted({sample.product for sample in samples}))
     if not samples:
         raise DatasetError(f"`{root}` must hold images in {expected} layout, none were found")
@@ -200,11 +204,19 @@ def _size(size: tuple[int, int]) -> str:
 
 
 def _detect_layout(root: Path) -> str:
+    if (root / META_NAME).is_file():
+        return "meta"
     if (root / _VISA_CSV).is_file():
         return "visa"
     candidates = [root, *_subfolders(root)]
     has_splits = any((folder / split).is_dir() for folder in candidates for split in _SPLITS)
     return "mvtec" if has_splits else "folder"
+
+
+def _read_samples(root: Path, layout: str) -> Iterator[Sample]:
+    if layout == "visa":
+        return _read_visa(root)
+    return _read_meta(root) if layout == "meta" else _read_products(root, layout)
 
 
 def _read_products(root: Path, layout: str) -> Iterator[Sample]:
@@ -291,23 +303,49 @@ def _read_visa_row(root: Path, row: dict[str, str], line: str) -> Sample:
             f"{line} must have split train or test and label normal or anomaly, "
             f"got {split!r} and {label!r}"
         )
-    if product in ("", ".", "..") or "/" in product or "\\" in product:
-        raise DatasetError(f"{line} must name its object, without slashes, got {product!r}")
+    _check_product(product, line)
     defect = _VISA_LABELS[label]
-    image = _visa_path(root, row["image"], "image", line)
+    image = _listed_path(root, row["image"], "image", line)
     masked = defect != GOOD and row["mask"]
-    mask = _visa_path(root, row["mask"], "mask", line) if masked else None
+    mask = _listed_path(root, row["mask"], "mask", line) if masked else None
     return Sample(image, product, split, defect, mask)
 
 
-def _visa_path(root: Path, name: str, what: str, line: str) -> Path:
+def _read_meta(root: Path) -> Iterator[Sample]:
+    seen: set[tuple[str, Path]] = set()
+    for entry in read_meta(root / META_NAME):
+        where = entry.where
+        _check_product(entry.product, where)
+        image = _listed_path(root, entry.image, "image", where)
+        if (entry.split, image) in seen:
+            raise DatasetError(f"image `{image}` must be listed once in a split, {where} is twice")
+        seen.add((entry.split, image))
+        defect = (entry.specie or _UNNAMED_DEFECT) if entry.is_anomalous else GOOD
+        if entry.is_anomalous and defect == GOOD:
+            raise DatasetError(f"{where} must not name a defect {GOOD!r}")
+        masked = entry.is_anomalous and entry.mask
+        mask = _listed_path(root, entry.mask, "mask", where) if masked else None
+        yield Sample(image, entry.product, entry.split, defect, mask)
+
+
+def _check_product(product: str, where: str) -> None:
+    if product in ("", ".", "..") or "/" in product or "\\" in product:
+        raise DatasetError(f"{where} must name its object, without slashes, got {product!r}")
+
+
+def _listed_path(root: Path, name: str, what: str, where: str) -> Path:
+    """Return the path of a file that an index names, after a look that it lies inside and is."""
     inside = Path(name)
     if inside.is_absolute() or ".." in inside.parts:
-        raise DatasetError(f"{line} must name {what}s inside the data set, got {name!r}")
+        raise DatasetError(f"{where} must name {what}s inside the data set, got {name!r}")
     if inside.suffix.lower() not in IMAGE_SUFFIXES:
-        raise DatasetError(f"{line} must name {what}s ({', '.join(IMAGE_SUFFIXES)}), got {name!r}")
-    if not (root / inside).is_file():
-        raise DatasetError(f"{what} `{root / inside}` must exist, {line} names it")
+        raise DatasetError(f"{where} must name {what}s ({', '.join(IMAGE_SUFFIXES)}), got {name!r}")
+    try:
+        exists = (root / inside).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        exists = False
+    if not exists:
+        raise DatasetError(f"{what} `{root / inside}` must exist, {where} names it")
     return root / inside
 
 

@@ -269,7 +269,9 @@ class TestErrors:
                 read_dataset(root)
 
     def test_unknown_layout(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"must be one of mvtec, visa, folder, got 'coco'"):
+        with pytest.raises(
+            UsageError, match=r"must be one of mvtec, visa, folder, meta, got 'coco'"
+        ):
             read_dataset(tmp_path, layout="coco")
 
     @pytest.mark.parametrize(
