@@ -67,7 +67,8 @@ class FeatureCache:
             If an entry cannot be written.
         """
         missing = [path for path in paths if self._read(path) is None]
-        bar = tqdm(total=len(missing), desc="encode", unit="image", disable=None)
+        silent = None if missing else True  # None: on a terminal only
+        bar = tqdm(total=len(missing), desc="encode", unit="image", disable=silent)
         with bar:
             for start in range(0, len(missing), _ENCODE_BATCH):
                 batch = missing[start : start + _ENCODE_BATCH]

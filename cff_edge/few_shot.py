@@ -34,6 +34,8 @@ from cff_runtime.thresholds import augmentations, without_border
 
 # of a memory bank, searched at once: B * N_s cosines for each are all that is ever held
 _CHUNK_ROWS = 1024
+# squared singular values below this share of the largest are rounding, not a direction
+_RANK_TOLERANCE = 1e-12
 # the largest peak of the references gets this half of the image score, as in enrolment
 _PEAK_SHARE = 0.5
 
@@ -51,6 +53,36 @@ class FewShotOutput:
 
     maps: Tensor
     text_scores: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """What a batch gives without regard to any memory bank.
+
+    Attributes
+    ----------
+    features : list of S tensors of shape (B, N_s, C_s), float32
+        What memory banks are searched with, unit length.
+    text_maps : Tensor of shape (B, H, W), float32
+    text_scores : Tensor of shape (B,), float32, or None
+    """
+
+    features: list[Tensor]
+    text_maps: Tensor
+    text_scores: Tensor | None
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the tensors take."""
+        return sum(tensor.nbytes for tensor in (*self.features, self.text_maps))
+
+
+@dataclass(frozen=True, eq=False)
+class _Bank:
+    """Unit rows [M,r] in the coordinates of an orthonormal basis [C,r]; None is the whole space."""
+
+    rows: Tensor
+    basis: Tensor | None
 
 
 class FewShotDetector:
@@ -77,7 +109,7 @@ class FewShotDetector:
         self._text = text.to(self._device)
         self._grids = [stage.grid for stage in info.stages]
         self._size = (info.image_size, info.image_size)
-        self._banks: list[Tensor] | None = None
+        self._banks: list[_Bank] | None = None
 
     @torch.no_grad()
     def fit(self, stages: Sequence[Tensor]) -> None:
@@ -94,9 +126,8 @@ class FewShotDetector:
             raise UsageError("`stages` must hold the tokens of at least one reference, got none")
         tokens = [stage.to(self._device) for stage in stages]
         features = bank_features(tokens, self._head(tokens), self._config.bank)
-        self._banks = [stage.flatten(0, 1) for stage in features]  # [M_s,C_s]
+        self._banks = [_reduced(stage.flatten(0, 1)) for stage in features]  # rows [M_s,C_s]
 
-    @torch.no_grad()
     def score(self, stages: Sequence[Tensor], embedding: Tensor | None) -> FewShotOutput:
         """Score a batch.
 
@@ -107,26 +138,56 @@ class FewShotDetector:
         embedding : Tensor of shape (B, C) or None
             Image embeddings, of any length.
         """
+        return self.search(self.project(stages, embedding))
+
+    @torch.no_grad()
+    def project(self, stages: Sequence[Tensor], embedding: Tensor | None) -> Projection:
+        """Do the part of `score` that is the same for all memory banks of a product."""
         tokens = [stage.to(self._device) for stage in stages]
         calibrated = self._head(tokens)
         kind = self._config.text_map
         probabilities = abnormal_maps(calibrated, self._text, self._grids, self._size, kind)
-        maps = text_map_of(probabilities, len(tokens))
-        if self._banks is not None:
-            features = bank_features(tokens, calibrated, self._config.bank)
-            maps = self._bank_map(features, self._banks) + self._config.text_weight * maps
-        if embedding is None:
-            return FewShotOutput(maps, None)
-        return FewShotOutput(maps, text_probability(embedding.to(self._device), self._text))
+        return Projection(
+            features=bank_features(tokens, calibrated, self._config.bank),
+            text_maps=text_map_of(probabilities, len(tokens)),
+            text_scores=None
+            if embedding is None
+            else text_probability(embedding.to(self._device), self._text),
+        )
 
-    def _bank_map(self, features: Sequence[Tensor], banks: Sequence[Tensor]) -> Tensor:
+    @torch.no_grad()
+    def search(self, projection: Projection) -> FewShotOutput:
+        """Do the rest of `score`: search the memory banks and add the text map."""
+        maps = projection.text_maps
+        if self._banks is not None:
+            bank_map = self._bank_map(projection.features, self._banks)
+            maps = bank_map + self._config.text_weight * maps
+        return FewShotOutput(maps, projection.text_scores)
+
+    def _bank_map(self, features: Sequence[Tensor], banks: Sequence[_Bank]) -> Tensor:
         """Sum of the stages' distance maps, [B,H,W]."""
         maps = []
         for stage, bank, grid in zip(features, banks, self._grids, strict=True):
-            distance = 1.0 - nearest_cosine(stage, bank)  # [B,N_s]
+            queries = stage if bank.basis is None else stage @ bank.basis
+            distance = 1.0 - nearest_cosine(queries, bank.rows)  # [B,N_s]
             planes = resize_planes(distance.view(-1, 1, *grid), self._size)
             maps.append(planes[:, 0])
         return torch.stack(maps).sum(dim=0)
+
+
+def _reduced(rows: Tensor) -> _Bank:
+    """Write a bank's rows [M,C] in the coordinates of the space that they span.
+
+    With an orthonormal basis Q of the span, q.b = (Q'q).(Q'b) for every row b and any q, so that
+    the cosines stay the same. Features of a stage of width E < C span at most E + 1 dimensions,
+    which makes the search of the embedded pyramid several times faster.
+    """
+    double = rows.double()
+    values, vectors = torch.linalg.eigh(double.T @ double)
+    basis = vectors[:, values > _RANK_TOLERANCE * values[-1]]
+    if 2 * basis.shape[1] > rows.shape[1]:
+        return _Bank(rows, None)  # as quick as it is
+    return _Bank((double @ basis).to(rows.dtype), basis.to(rows.dtype))
 
 
 def nearest_cosine(features: Tensor, bank: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A training run, or the raw backbone, as a method: PyTorch on frozen features from disk."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,12 @@ from cff_edge.detector import Detector
 from cff_edge.evaluation.cells import Cell
 from cff_edge.evaluation.methods import Judgement, Task
 from cff_edge.feature_cache import FeatureCache
-from cff_edge.few_shot import FewShotDetector, measure_peak_scale, transductive_scores
+from cff_edge.few_shot import (
+    FewShotDetector,
+    Projection,
+    measure_peak_scale,
+    transductive_scores,
+)
 from cff_edge.heads import Head
 from cff_edge.training import resolve_device
 from cff_runtime.finishing import image_score
@@ -25,6 +30,7 @@ from cff_runtime.imaging import load_image
 from cff_runtime.storage import sha256_bytes
 
 _BATCH = 4
+_KEPT_BYTES = 1 << 29  # of projections, which a small test set stays below
 
 
 def open_run(path: Path, overrides: tuple[str, ...], cache: Path) -> "ModelMethod":
@@ -105,6 +111,7 @@ class ModelMethod:
         self._has_text = has_text
         self._has_text_tower = has_text and backbone.info.has_text_tower
         self._text = functools.lru_cache(maxsize=1)(self._make_text)
+        self._kept: tuple[list[tuple[Path, int, int]], list[Projection]] | None = None
         self._facts = {**facts, **self._backbone_facts()}
 
     def facts(self, cell: Cell) -> Mapping[str, Any]:
@@ -139,14 +146,34 @@ class ModelMethod:
         size = self._backbone.info.image_size
         maps = np.empty((len(images), size, size), np.float32)
         text_scores = []
-        for start in range(0, len(images), _BATCH):
-            batch = images[start : start + _BATCH]
-            embedding = self._cache.load_embeddings(batch) if self._has_text_tower else None
-            output = detector.score(self._cache.load(batch), embedding)
-            maps[start : start + len(batch)] = output.maps.cpu().numpy()
+        start = 0
+        for projection in self._projections(detector, images):
+            output = detector.search(projection)
+            maps[start : start + len(output.maps)] = output.maps.cpu().numpy()
+            start += len(output.maps)
             if output.text_scores is not None:
                 text_scores.append(output.text_scores.cpu().numpy().astype(np.float64))
         return maps, np.concatenate(text_scores) if text_scores else None
+
+    def _projections(self, detector: FewShotDetector, images: list[Path]) -> Iterator[Projection]:
+        """Yield batches; those of the last test set are kept for its other K and draws."""
+        key = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in images]
+        if self._kept is not None and self._kept[0] == key:
+            yield from self._kept[1]
+            return
+        self._kept = None
+        batches: list[Projection] = []
+        n_bytes = 0
+        for start in range(0, len(images), _BATCH):
+            batch = images[start : start + _BATCH]
+            embedding = self._cache.load_embeddings(batch) if self._has_text_tower else None
+            projection = detector.project(self._cache.load(batch), embedding)
+            n_bytes += projection.n_bytes
+            if n_bytes <= _KEPT_BYTES:
+                batches.append(projection)
+            yield projection
+        if n_bytes <= _KEPT_BYTES:
+            self._kept = (key, batches)
 
     def _make_text(self, product: str) -> Tensor:
         if not self._has_text:
