@@ -15,8 +15,8 @@ from cff_runtime.overlay import heat_map
 
 N_PICTURES = 6
 _SIDE_PX = 256  # of the longer side, at most
-_OPACITY = 0.65
-_HIGH_QUANTILE = 0.999
+_OPACITY = 0.7
+_HIGH_QUANTILE = 0.995
 
 
 def draw_pictures(
@@ -25,7 +25,7 @@ def draw_pictures(
     """Draw up to six test images, good ones and defects of every kind.
 
     Colours mean the same in all pictures of a cell: the scale goes from the median of all maps to
-    their 99.9th percentile, never by image, so that a good part stays dark beside a defective one.
+    their 99.5th percentile, never by image, so that a good part stays dark beside a defective one.
 
     Parameters
     ----------
@@ -68,10 +68,9 @@ def choose_images(defects: Sequence[str]) -> list[int]:
 def _blend(
     part: NDArray[np.uint8], values: NDArray[np.float32], scale: tuple[float, float]
 ) -> NDArray[np.uint8]:
-    low, high = scale
-    strength = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)[:, :, None] * _OPACITY
-    blended = part * (1.0 - strength) + heat_map(values, scale) * strength
-    return np.rint(blended).astype(np.uint8)
+    """Lay the heat map over the part in grey, so that all colour is the map's."""
+    grey = np.repeat(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
+    return np.asarray(cv2.addWeighted(grey, 1.0 - _OPACITY, heat_map(values, scale), _OPACITY, 0.0))
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:
