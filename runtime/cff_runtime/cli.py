@@ -1,6 +1,7 @@
 """`cff-run`: enrol products and inspect parts, without PyTorch."""
 
 import argparse
+import functools
 import io
 import json
 import logging
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cff_runtime.backends import open_backend
+from cff_runtime.batch import run_batch
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import CffError, UsageError
 from cff_runtime.imaging import list_images, load_image
@@ -85,6 +87,18 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--maps", type=Path, metavar="DIR", help="write raw maps (.npy) here")
     inspect.set_defaults(command=_inspect)
 
+    batch = commands.add_parser("batch", help="score very many images, resumable (cff-edge[ray])")
+    _add_bundle(batch, "CPU threads of each worker, 0 for an equal share")
+    batch.add_argument("source", type=Path, metavar="SOURCE", help="folder, list or Parquet file")
+    batch.add_argument("--profile", type=Path, required=True)
+    batch.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="results, and to resume"
+    )
+    batch.add_argument("--column", help="of paths in a Parquet file, `image` if not given")
+    batch.add_argument("--workers", type=int, help="one per CPU or GPU if not given")
+    batch.add_argument("--ray", default="local", metavar="ADDRESS", help="of a cluster, or local")
+    batch.set_defaults(command=_batch)
+
     show = commands.add_parser("show", help="describe a profile or a bundle")
     show.add_argument("path", type=Path, metavar="PROFILE|BUNDLE")
     show.add_argument("--json", action="store_true", help="JSON to stdout")
@@ -96,11 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_bundle(parser: argparse.ArgumentParser) -> None:
+def _add_bundle(
+    parser: argparse.ArgumentParser, threads: str = "CPU threads, 0 for all cores"
+) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by cff-export")
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--provider", default="cpu", help="execution provider of onnxruntime")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for all cores")
+    parser.add_argument("--threads", type=int, default=0, help=threads)
     parser.add_argument("--json", action="store_true", help="JSON to stdout")
 
 
@@ -155,6 +171,37 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if n_failed:
         print(f"error: {n_failed} of {len(images)} images failed", file=sys.stderr)
     return 1 if n_failed else 0
+
+
+def _batch(arguments: argparse.Namespace) -> int:
+    summary = run_batch(
+        arguments.bundle,
+        arguments.source,
+        arguments.profile,
+        arguments.out,
+        column=arguments.column,
+        n_workers=arguments.workers,
+        address=arguments.ray,
+        backend=arguments.backend,
+        provider=arguments.provider,
+        threads=arguments.threads,
+        progress=functools.partial(_show_progress, verb="scored"),
+    )
+    if arguments.json:
+        print(json.dumps(summary.to_dict()))
+    else:
+        print(
+            f"{summary.results}  {summary.n_images} images: {summary.n_pass} pass, "
+            f"{summary.n_reject} reject, {summary.n_errors} errors; {summary.n_scored} scored now, "
+            f"{summary.images_per_second:.1f} images/s"
+        )
+    if summary.n_errors:
+        print(
+            f"error: {summary.n_errors} of {summary.n_images} images failed, see the column "
+            "`error`",
+            file=sys.stderr,
+        )
+    return 1 if summary.n_errors else 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -230,9 +277,9 @@ def _save_map(path: Path, result: Result) -> None:
         np.save(file, result.anomaly_map)
 
 
-def _show_progress(done: int, total: int) -> None:
+def _show_progress(done: int, total: int, verb: str = "encoded") -> None:
     if sys.stderr.isatty() or done == total:
-        print(f"\rencoded {done} of {total} images", end="", file=sys.stderr, flush=True)
+        print(f"\r{verb} {done} of {total} images", end="", file=sys.stderr, flush=True)
     if done == total:
         print(file=sys.stderr)
 
