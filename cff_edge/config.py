@@ -15,6 +15,7 @@ from cff_edge.heads import BANKS, CALIBRATORS, PROJECTOR_INITS, TEXT_MAPS
 from cff_edge.losses import GLOBAL_SCALES
 from cff_edge.presets import OPEN_CLIP, PRESETS
 from cff_runtime.errors import UsageError
+from cff_runtime.finishing import DISTANCES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -89,6 +90,9 @@ class HeadConfig:
     bank : {'calibrated', 'raw'}
         What the memory bank holds and is searched with: calibrated features (CFF), or raw backbone
         tokens (APRIL-GAN), where the head decides the text map alone.
+    distance : {'cosine', 'log'}
+        What is summed over the stages: 1 - cosine as published, or its logarithm, which keeps a
+        stage of large distances from deciding alone; see `cff_runtime.finishing`.
     text_map : {'maps', 'features'}
         One map per stage, summed, or one map of the features summed over the stages; see
         `cff_edge.detector.abnormal_maps`. Both range from 0 to S.
@@ -98,6 +102,7 @@ class HeadConfig:
     projector_init: str = "orthonormal"
     text_weight: float = 0.02
     bank: str = "calibrated"
+    distance: str = "log"
     text_map: str = "maps"
 
 
@@ -173,6 +178,7 @@ _CHOICES = {
     "head.calibrator": CALIBRATORS,
     "head.projector_init": PROJECTOR_INITS,
     "head.bank": BANKS,
+    "head.distance": DISTANCES,
     "head.text_map": TEXT_MAPS,
     "train.global_scale": GLOBAL_SCALES,
     "train.loss_map": ("fused", "stages"),

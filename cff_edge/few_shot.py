@@ -1,7 +1,8 @@
 """The few-shot detector over frozen tokens: text map plus memory bank, in PyTorch and unfolded.
 
     D_n     = min over the bank of 1 - cosine              [B,h_n,w_n]  per stage
-    map     = sum over n of up(D_n) + text_weight * text map     [B,H,W]
+    map     = sum over n of up(d(D_n)) + text_weight * text map     [B,H,W]
+    d       = D, or log(1 + D / 0.01)                      `head.distance`
     up      = bilinear, align_corners
 
 CFF (Sensors 2026, section 3.2) searches calibrated features; APRIL-GAN (arXiv 2305.17382, section
@@ -30,6 +31,7 @@ from cff_edge.detector import (
 from cff_edge.feature_cache import FeatureCache
 from cff_edge.heads import Head
 from cff_runtime.errors import UsageError
+from cff_runtime.finishing import LOG_SCALE
 from cff_runtime.thresholds import augmentations, without_border
 
 # of a memory bank, searched at once: B * N_s cosines for each are all that is ever held
@@ -97,7 +99,7 @@ class FewShotDetector:
     head : Head
         In eval mode. Everything runs on its device; results come back there.
     config : HeadConfig
-        `bank`, `text_map` and `text_weight` count here.
+        `bank`, `distance`, `text_map` and `text_weight` count here.
     text : Tensor of shape (C, 2)
         Unit text vectors of the product.
     """
@@ -169,9 +171,8 @@ class FewShotDetector:
         maps = []
         for stage, bank, grid in zip(features, banks, self._grids, strict=True):
             queries = stage if bank.basis is None else stage @ bank.basis
-            distance = 1.0 - nearest_cosine(queries, bank.rows)  # [B,N_s]
-            planes = resize_planes(distance.view(-1, 1, *grid), self._size)
-            maps.append(planes[:, 0])
+            nearest = nearest_cosine(queries, bank.rows)  # [B,N_s]
+            maps.append(distance_map(nearest, grid, self._size, self._config.distance))
         return torch.stack(maps).sum(dim=0)
 
 
@@ -188,6 +189,29 @@ def _reduced(rows: Tensor) -> _Bank:
     if 2 * basis.shape[1] > rows.shape[1]:
         return _Bank(rows, None)  # as quick as it is
     return _Bank((double @ basis).to(rows.dtype), basis.to(rows.dtype))
+
+
+def distance_map(
+    nearest: Tensor, grid: tuple[int, int], size: tuple[int, int], distance: str
+) -> Tensor:
+    """Upsample one stage's distances, as `cff_runtime.finishing` has them.
+
+    Parameters
+    ----------
+    nearest : Tensor of shape (B, N_s)
+        Largest cosines to the memory bank.
+    grid : (h_s, w_s)
+    size : (H, W)
+    distance : {'cosine', 'log'}
+
+    Returns
+    -------
+    Tensor of shape (B, H, W)
+    """
+    plane = 1.0 - nearest
+    if distance == "log":
+        plane = torch.log1p(plane.clamp(min=0.0) / LOG_SCALE)
+    return resize_planes(plane.view(-1, 1, *grid), size)[:, 0]
 
 
 def nearest_cosine(features: Tensor, bank: Tensor) -> Tensor:

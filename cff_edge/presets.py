@@ -12,7 +12,7 @@ from typing import Any
 
 OPEN_CLIP: dict[str, dict[str, Any]] = {
     "backbone": {"weights": "openai", "image_size": 518},
-    "head": {"projector_init": "default", "text_weight": 1.0},
+    "head": {"projector_init": "default", "text_weight": 1.0, "distance": "cosine"},
     "train": {"projector_epochs": 15, "calibrator_epochs": 15},
 }
 
@@ -23,6 +23,7 @@ _APRIL_GAN: dict[str, dict[str, Any]] = {
         "projector_init": "default",
         "text_weight": 1.0,
         "bank": "raw",
+        "distance": "cosine",
     },
     "train": {
         "calibrator_epochs": 0,

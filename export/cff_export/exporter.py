@@ -266,7 +266,11 @@ class _Export:
                     raise ParityError(f"features of stage {stage} leave the folded space")
                 answers[f"features_{stage}_{index}"] = np.ascontiguousarray(inside)
             anomaly_map = reference_map(
-                encoding, expected[:N_REFERENCES], self.grids, self.text_weight
+                encoding,
+                expected[:N_REFERENCES],
+                self.grids,
+                self.text_weight,
+                self.config.head.distance,
             )
             peak = float(anomaly_map.max())
             score = image_score(peak, encoding.text_score, profile.peak_scale)
@@ -303,6 +307,7 @@ class _Export:
             preprocessing=self.preprocessing,
             stages=stages,
             joint_dim=self.info.joint_dim,
+            distance=self.config.head.distance,
             text=TextInfo(TEXT_FILE, text_names, self.text_weight, self.info.has_text_tower),
             golden=EXPECTED,
             files={},

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cff_edge.detector import Detector
 from cff_export.passes.chain import Matrix
+from cff_runtime.finishing import LOG_SCALE
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,16 +48,25 @@ def reference_map(
     references: Sequence[ReferenceEncoding],
     grids: Sequence[tuple[int, int]],
     text_weight: float,
+    distance: str,
 ) -> NDArray[np.float64]:
-    """Anomaly map [H,W] by brute force in float64, upsampled by PyTorch."""
+    """Anomaly map [H,W] by brute force in float64, upsampled by PyTorch.
+
+    `distance` is ``cosine`` or ``log``, see `cff_runtime.finishing`.
+    """
     height, width = encoding.text_map.shape
     total = encoding.text_map.astype(np.float64) * text_weight
     for stage, grid in enumerate(grids):
         bank = np.concatenate([r.features[stage] for r in references]).astype(np.float64)
         cosine = encoding.features[stage].astype(np.float64) @ bank.T  # [N_s,M_s]
-        distance = torch.from_numpy(1.0 - cosine.max(axis=1)).view(1, 1, *grid)
+        plane = 1.0 - cosine.max(axis=1)
+        if distance == "log":
+            plane = np.log(1.0 + np.maximum(plane, 0.0) / LOG_SCALE)
         up = torch.nn.functional.interpolate(
-            distance, (height, width), mode="bilinear", align_corners=True
+            torch.from_numpy(plane).view(1, 1, *grid),
+            (height, width),
+            mode="bilinear",
+            align_corners=True,
         )
         total += up[0, 0].numpy()
     return total

@@ -120,7 +120,7 @@ def _left_out_map(
         for stage in range(len(manifest.stages))
     ]
     grids = [stage.grid for stage in manifest.stages]
-    return fuse_maps(nearest, grids, encoding.text_map, manifest.text.weight)
+    return fuse_maps(nearest, grids, encoding.text_map, manifest.text.weight, manifest.distance)
 
 
 def _display_range(

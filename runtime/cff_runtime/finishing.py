@@ -1,10 +1,15 @@
 """From nearest-neighbour cosines to an anomaly map and an image score, on the host.
 
 D_s   = 1 - max over the bank of cosine              [h_s,w_s]  per stage (CFF section 3.2)
-map   = sum over s of up(D_s) + text_weight * text_map           [H,W]
+d     = D_s                                          distance "cosine", as published
+d     = log(1 + D_s / 0.01)                          distance "log"
+map   = sum over s of up(d(D_s)) + text_weight * text_map        [H,W]
 up    = bilinear, align_corners, as APRIL-GAN upsamples its maps
 score = max(map)                                     without a text tower
 score = 0.5 (text_score + peak_scale * max(map))     with one; peak_scale from the references
+
+Distances of one stage can be ten times those of another, which then decides alone. Their logarithms
+differ by a constant, so that in the sum of "log" every stage has its say, whatever the product.
 """
 
 import math
@@ -15,6 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cff_runtime.errors import BackendError
+
+DISTANCES = ("cosine", "log")
+# Below it a distance counts as none: normal parts lie at 0.01 to 0.15, by stage and product.
+LOG_SCALE = 0.01
+
+
+def stage_distance(nearest: NDArray[np.float32], distance: str) -> NDArray[np.float32]:
+    """Turn largest cosines to the memory bank into distances of the same shape.
+
+    Parameters
+    ----------
+    nearest : ndarray, float32
+    distance : {'cosine', 'log'}
+    """
+    cosine_distance = 1.0 - nearest
+    if distance == "cosine":
+        return cosine_distance
+    # rounding can leave a token a hair beyond its own twin
+    return np.log1p(np.maximum(cosine_distance, 0.0) / np.float32(LOG_SCALE))
 
 
 @lru_cache(maxsize=32)
@@ -53,6 +77,7 @@ def fuse_maps(
     grids: Sequence[tuple[int, int]],
     text_map: NDArray[np.float32],
     text_weight: float,
+    distance: str = "cosine",
 ) -> NDArray[np.float32]:
     """Sum the stages' distance maps and the weighted text map.
 
@@ -66,6 +91,7 @@ def fuse_maps(
         Sum over the stages of the probability of "abnormal", 0 to S.
     text_weight : float
         Weight of the text map.
+    distance : {'cosine', 'log'}
 
     Returns
     -------
@@ -74,11 +100,11 @@ def fuse_maps(
     height, width = text_map.shape
     distances: dict[tuple[int, int], NDArray[np.float32]] = {}
     for best, grid in zip(nearest, grids, strict=True):
-        distance = (1.0 - best).reshape(grid)
-        distances[grid] = distances[grid] + distance if grid in distances else distance
+        plane = stage_distance(best, distance).reshape(grid)
+        distances[grid] = distances[grid] + plane if grid in distances else plane
     total = text_map * np.float32(text_weight)
-    for distance in distances.values():  # stages of one grid are upsampled together
-        total += upsample(distance, height, width)
+    for plane in distances.values():  # stages of one grid are upsampled together
+        total += upsample(plane, height, width)
     return total
 
 

@@ -148,7 +148,9 @@ class Inspector:
         ]
         clock.append(perf_counter_ns())
         grids = [stage.grid for stage in manifest.stages]
-        anomaly_map = fuse_maps(nearest, grids, encoding.text_map, manifest.text.weight)
+        anomaly_map = fuse_maps(
+            nearest, grids, encoding.text_map, manifest.text.weight, manifest.distance
+        )
         score = image_score(float(anomaly_map.max()), encoding.text_score, profile.peak_scale)
         size = (pixels.shape[0], pixels.shape[1])
         regions = find_regions(anomaly_map, profile.threshold.pixel_value, size)

@@ -1,7 +1,7 @@
 """The manifest of a bundle: every fact that the runtime and its user need, as JSON.
 
 The bundle's `id` is a hash over everything that decides a score: the graphs, the preprocessing,
-the stages and the text weight. A profile carries the id of the bundle that made it.
+the stages, their distance and the text weight. A profile carries the id of the bundle that made it.
 """
 
 import json
@@ -11,11 +11,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cff_runtime.errors import BundleError
+from cff_runtime.finishing import DISTANCES
 from cff_runtime.jsonfields import parse_object, take
 from cff_runtime.preprocessing import Preprocessing
 from cff_runtime.storage import sha256_bytes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 MAX_STAGES = 16
 MAX_TOKENS = 1 << 16
@@ -70,6 +71,7 @@ class TextInfo:
 class Manifest:
     """Contents of ``manifest.json``; see the attributes of the parts.
 
+    `distance` says how the stages' distances are summed, see `cff_runtime.finishing`.
     `backbone`, `head`, `parity`, `passes`, `tools`, `licences` and `notes` are for people and
     reports; no score depends on them.
     """
@@ -81,6 +83,7 @@ class Manifest:
     preprocessing: Preprocessing
     stages: tuple[Stage, ...]
     joint_dim: int
+    distance: str
     text: TextInfo
     golden: str
     files: Mapping[str, FileEntry]
@@ -104,6 +107,7 @@ class Manifest:
             "graphs": [self.files[name].sha256 for name in (*graphs, *data)],
             "preprocessing": self.preprocessing.to_dict(),
             "stages": [asdict(stage) for stage in self.stages],
+            "distance": self.distance,
             "text_weight": self.text.weight,
             "has_text_tower": self.text.has_text_tower,
         }
@@ -154,6 +158,7 @@ def _parse_fields(fields: Mapping[str, Any]) -> Manifest:
         preprocessing=Preprocessing.from_dict(facts("preprocessing")),
         stages=tuple(_parse_stage(entry) for entry in take(fields, "stages", list, BundleError)),
         joint_dim=take(fields, "joint_dim", int, BundleError),
+        distance=text_field("distance"),
         text=_parse_text(facts("text")),
         golden=text_field("golden"),
         files={name: _parse_file(name, entry) for name, entry in facts("files").items()},
@@ -219,6 +224,10 @@ def _check_references(manifest: Manifest) -> None:
         )
     if not 0 < manifest.joint_dim <= MAX_WIDTH:
         raise BundleError(f"`joint_dim` must be 1 to {MAX_WIDTH}, got {manifest.joint_dim}")
+    if manifest.distance not in DISTANCES:
+        raise BundleError(
+            f"`distance` must be one of {', '.join(DISTANCES)}, got {manifest.distance!r:.80}"
+        )
     for name in (manifest.encoder, *manifest.scorers, manifest.text.file, manifest.golden):
         if name not in manifest.files:
             raise BundleError(f"`files` must list every file of the bundle, {name!r:.80} is not")
