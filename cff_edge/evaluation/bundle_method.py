@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cff_edge.evaluation.cells import Cell
 from cff_edge.evaluation.methods import Judgement, Task
@@ -26,7 +27,8 @@ class BundleMethod:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._inspector = Inspector.open(path, _BACKEND)
+        # as many threads as PyTorch would take, so that workers side by side do not fight
+        self._inspector = Inspector.open(path, _BACKEND, {"threads": torch.get_num_threads()})
 
     def facts(self, cell: Cell) -> Mapping[str, Any]:
         """Return the bundle's id, backbone and head.
@@ -45,6 +47,7 @@ class BundleMethod:
             "weights": manifest.backbone.get("weights"),
             "calibrator": manifest.head.get("calibrator"),
             "text_weight": manifest.text.weight,
+            "distance": manifest.distance,
             "image_size": manifest.preprocessing.width,
             "sha256": sha256_bytes(digests.encode()),
             "has_text_tower": manifest.text.has_text_tower,

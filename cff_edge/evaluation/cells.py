@@ -205,7 +205,8 @@ def load_results(out: Path) -> list[CellResult]:
 
 def _read_counts(path: Path) -> dict[str, NDArray[np.uint32]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        data = io.BytesIO(path.read_bytes())  # given a damaged path, NumPy leaves it open
+        with np.load(data, allow_pickle=False) as file:
             counts = {name: file[name] for name in _COUNTS}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CffError(f"`{path.name}` must hold its counts: {error}") from error

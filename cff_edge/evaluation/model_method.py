@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cff_edge.backbones import Backbone, load_backbone
 from cff_edge.checkpoint import load_run, restore_head
-from cff_edge.config import BackboneConfig, Config, HeadConfig, load_config
+from cff_edge.config import BackboneConfig, Config, load_config
 from cff_edge.detector import Detector
 from cff_edge.evaluation.cells import Cell
 from cff_edge.evaluation.methods import Judgement, Task
@@ -54,6 +54,7 @@ def open_run(path: Path, overrides: tuple[str, ...], cache: Path) -> "ModelMetho
         "calibrator": config.head.calibrator,
         "text_weight": config.head.text_weight,
         "bank": config.head.bank,
+        "distance": config.head.distance,
         "text_map": config.head.text_map,
         "trained_on": trained_on,
     }
@@ -73,7 +74,7 @@ def open_raw(overrides: tuple[str, ...], cache: Path) -> "ModelMethod":
     widths = [stage.width for stage in backbone.info.stages]
     with torch.random.fork_rng(devices=[]):
         head = Head(widths, 1, "none").eval()  # nothing of it reaches a map; 1 is the cheapest
-    facts = {"kind": "raw", "trained_on": []}
+    facts = {"kind": "raw", "distance": config.head.distance, "trained_on": []}
     return ModelMethod(config, backbone, head, facts, cache, has_text=False)
 
 
@@ -107,12 +108,18 @@ class ModelMethod:
         self._device = resolve_device(config.train.device)
         self._head = head.to(self._device)
         detector = Detector(backbone, self._head).to(self._device).eval()
+        self._cache_folder = cache
         self._cache = FeatureCache(cache, detector, self._device)
         self._has_text = has_text
         self._has_text_tower = has_text and backbone.info.has_text_tower
         self._text = functools.lru_cache(maxsize=1)(self._make_text)
         self._kept: tuple[list[tuple[Path, int, int]], list[Projection]] | None = None
         self._facts = {**facts, **self._backbone_facts()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it was made of, for other processes; not what it keeps between cells."""
+        parts = (self._config, self._backbone, self._head, self._facts)
+        return ModelMethod, (*parts, self._cache_folder, self._has_text)
 
     def facts(self, cell: Cell) -> Mapping[str, Any]:
         """Return the head's and the backbone's facts; all cells have the same."""
@@ -181,11 +188,10 @@ class ModelMethod:
         return self._backbone.text_vectors(product)
 
     def _backbone_facts(self) -> dict[str, Any]:
-        info, head = self._backbone.info, self._config.head
-        digests = [info.weights_sha256, repr(info), repr(_deciding(head))]
-        digests += [_sha256(name, tensor) for name, tensor in self._head.state_dict().items()]
-        if not self._has_text:
-            digests = digests[:2]
+        info = self._backbone.info
+        digests = [repr(info), repr(self._config.head)]
+        if self._has_text:  # else the head plays no part
+            digests += [_sha256(name, tensor) for name, tensor in self._head.state_dict().items()]
         return {
             "backbone": info.name,
             "weights": info.weights,
@@ -195,10 +201,6 @@ class ModelMethod:
             "has_text_tower": self._has_text_tower,
             "zero_shot": self._has_text_tower,
         }
-
-
-def _deciding(head: HeadConfig) -> tuple[object, ...]:
-    return (head.calibrator, head.text_weight, head.bank, head.text_map)
 
 
 def _sha256(name: str, tensor: Tensor) -> str:

@@ -170,14 +170,17 @@ def reference_problems(
     for name, dataset in datasets.items():
         for product in dataset.products:
             usable = {relative_path(dataset, s) for s in pool_of(dataset, product, references.pool)}
-            for seed in seeds:
-                draw = references.draws.get(name, {}).get(product, {}).get(seed, ())
+            found = references.draws.get(name, {}).get(product, {})
+            draws = {seed: found.get(seed, ()) for seed in seeds}
+            short = [seed for seed, draw in draws.items() if len(draw) < n_references]
+            if short:
+                yield (
+                    f"references of `{name}/{product}` must be {n_references} or more, got "
+                    f"{len(draws[short[0]])} for seed {', '.join(map(str, short))}; add images, "
+                    f"or use fewer shots{_other_pool(references.pool)}"
+                )
+            for seed, draw in draws.items():
                 what = f"references of `{name}/{product}`, seed {seed},"
-                if len(draw) < n_references:
-                    yield (
-                        f"{what} must be {n_references} or more, got {len(draw)}; add images, or "
-                        f"use fewer shots{_other_pool(references.pool)}"
-                    )
                 yield from _path_problems(draw[:n_references], usable, dataset, references, what)
 
 

@@ -93,17 +93,26 @@ def applicable_cells(context: Context) -> list[Cell]:
     }
     if not any(able.values()):
         raise UsageError(
-            "`--shots` 0 is zero-shot, which needs a method with a text tower, none of "
-            f"{', '.join(able)} has one; leave 0 out"
+            "`--shots` 0 is zero-shot, which needs a training run with a text tower, none of "
+            f"{', '.join(able)} is one; leave 0 out"
         )
     for name, is_able in able.items():
         if not is_able:
-            log.warning("%s has no text tower: not evaluated zero-shot", name)
+            log.warning(
+                "%s cannot be evaluated zero-shot: that takes a run with a text tower", name
+            )
     return [cell for cell in cells if cell.k > 0 or able[cell.method]]
 
 
-def run_cell(context: Context, cell: Cell) -> CellResult:
+def run_cell(context: Context, cell: Cell, method: Method | None = None) -> CellResult:
     """Compute one cell from files; nothing but the feature cache is written.
+
+    Parameters
+    ----------
+    context : Context
+    cell : Cell
+    method : Method, optional
+        The cell's, if it is open already; loaded from its files if None.
 
     Raises
     ------
@@ -111,7 +120,8 @@ def run_cell(context: Context, cell: Cell) -> CellResult:
         If the method, an image or a mask cannot be used.
     """
     started = time.perf_counter()
-    method = _open(context, cell)
+    if method is None:
+        method = _open(context, cell)
     task, samples = make_task(context, cell)
     facts = method.facts(cell)
     judgement = method.judge(task)

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cff_edge.backbones import Backbone, load_backbone
+from cff_edge.checkpoint import CONFIG_NAME, save_head
 from cff_edge.config import Config, load_config
 from cff_edge.datasets import Sample, read_dataset
+from cff_edge.heads import Head
 
 DrawPart = Callable[..., NDArray[np.uint8]]
 SIZE_PX = 64
@@ -89,3 +91,17 @@ def small_config() -> Callable[..., Config]:
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A feature cache that runs on the same images share."""
     return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(scope="session")
+def lite_run(
+    lite_backbone: Backbone,
+    lite_config: Config,
+    make_head: Callable[..., Head],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The run that `lite_bundle` could have been exported from; read-only."""
+    run: Path = tmp_path_factory.mktemp("runs") / "lite"
+    save_head(run, make_head(lite_backbone, "affine"), lite_backbone.info, ["washer"])
+    (run / CONFIG_NAME).write_text(lite_config.to_toml())
+    return run

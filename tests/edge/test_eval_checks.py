@@ -88,7 +88,7 @@ DAMAGES = {
     _no_mask: r"ring/test/bar/001.png` must have a mask",
     _no_defects: r"`data/washer` must have defective test images, got none",
     _no_good: r"`data/washer` must have good test images, got none",
-    _one_normal: r"`data/washer`, seed 0, must be 2 or more, got 1; .* or draw with `--pool good`",
+    _one_normal: r"`data/washer` must be 2 or more, got 1 for seed 0; .* with `--pool good`",
     _dangling_link: r"ring/test/good/003.png` must be an existing file",
 }
 
