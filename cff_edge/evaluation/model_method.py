@@ -1,5 +1,6 @@
 """A training run, or the raw backbone, as a method: PyTorch on frozen features from disk."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,7 +70,9 @@ def open_raw(overrides: tuple[str, ...], cache: Path) -> "ModelMethod":
     UsageError
         If an override is none.
     """
-    config = load_config(None, (*overrides, "head.text_weight=0", "head.bank=raw"))
+    config = load_config(None, overrides)
+    raw = dataclasses.replace(config.head, text_weight=0.0, bank="raw")
+    config = dataclasses.replace(config, head=raw)
     backbone = _backbone(config.backbone, config.train.seed)
     widths = [stage.width for stage in backbone.info.stages]
     with torch.random.fork_rng(devices=[]):
