@@ -1,6 +1,7 @@
 """`cff-eval`: evaluate methods on few-shot cells and print tables."""
 
 import argparse
+import functools
 import json
 import logging
 import shlex
@@ -14,6 +15,7 @@ from cff_runtime.errors import CffError, MissingDependencyError, UsageError
 if TYPE_CHECKING:
     from cff_edge.evaluation.cells import CellResult
     from cff_edge.evaluation.context import Context
+    from cff_edge.evaluation.runner import Executor
 
 log = logging.getLogger("cff_edge")
 
@@ -89,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compare", metavar="A,B", help="also print the paired difference of two methods"
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="compute cells side by side on a Ray cluster, or on this machine with local",
+    )
+    parser.add_argument("--workers", type=int, help="with --ray; one per GPU or CPU if not given")
     parser.add_argument("--json", action="store_true", help="JSON to stdout instead of tables")
     return parser
 
@@ -96,13 +104,16 @@ def _parser() -> argparse.ArgumentParser:
 def _evaluate(arguments: argparse.Namespace, command: tuple[str, ...]) -> None:
     try:  # here, so that --help is quick and a missing package is one sentence
         from cff_edge.evaluation.references import REFERENCES_NAME
-        from cff_edge.evaluation.runner import collect, plan, run_all
+        from cff_edge.evaluation.runner import collect, plan, run_all, run_serially
     except ImportError as error:
         raise MissingDependencyError(
             f"evaluation needs a package that is not installed ({error}); "
             "install cff-edge[train] with pip"
         ) from error
 
+    execute = _executor(arguments) if arguments.ray else run_serially
+    if arguments.workers is not None and not arguments.ray:
+        raise UsageError("`--workers` must go with `--ray`, such as `--ray local`")
     pair = _pair(arguments)
     context = _context(arguments, command)
     if not context.methods:
@@ -112,11 +123,22 @@ def _evaluate(arguments: argparse.Namespace, command: tuple[str, ...]) -> None:
     missing = plan(context)
     context.references.save(context.out / REFERENCES_NAME)  # before, so that peers can begin
     if missing:
-        _run_with_progress(context, missing, run_all)
+        _run_with_progress(context, missing, functools.partial(run_all, execute=execute))
     results = collect(context)
     for warning in sorted({f"{r.method}: {w}" for r in results for w in r.provenance["warnings"]}):
         log.warning("warning: %s", warning)
     _report(arguments, context, results, len(missing), pair)
+
+
+def _executor(arguments: argparse.Namespace) -> "Executor":
+    try:
+        from cff_edge.evaluation.ray_executor import ray_executor
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"`--ray` needs a package that is not installed ({error}); install cff-edge[ray] "
+            "with pip"
+        ) from error
+    return ray_executor(arguments.ray, arguments.workers)
 
 
 def _context(arguments: argparse.Namespace, command: tuple[str, ...]) -> "Context":

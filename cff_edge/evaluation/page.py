@@ -150,9 +150,10 @@ def _pictures(folder: Path) -> str:
         return ""
     return (
         f"<h3>{html.escape(folder.name)}: pictures</h3>"
-        '<p class="muted">One colour scale per method and product, from the least to the largest '
-        "value of its maps over all test images: a colour means the same in every row of a column, "
-        "and a good part stays dark. Between methods scales differ.</p>" + sections
+        '<p class="muted">One colour scale per method and product, from the median of its maps '
+        "over all test images to their 99.5th percentile: a colour means the same in every row of "
+        "a column, so that a good part stays dark. Between methods the scales differ.</p>"
+        + sections
     )
 
 

@@ -15,7 +15,9 @@ _CONNECT_SECONDS = 10
 
 
 @contextlib.contextmanager
-def join_cluster(address: str, n_cpus: int, store_bytes: int) -> Iterator[dict[str, float]]:
+def join_cluster(
+    address: str, n_cpus: int, store_bytes: int | None = None
+) -> Iterator[dict[str, float]]:
     """Join a Ray cluster, or start one on this machine for the time of the block.
 
     Parameters
@@ -25,8 +27,9 @@ def join_cluster(address: str, n_cpus: int, store_bytes: int) -> Iterator[dict[s
         this process has joined a cluster already, that one is used and left as it is.
     n_cpus : int
         Of a local cluster.
-    store_bytes : int
-        Shared memory of a local cluster's object store.
+    store_bytes : int, optional
+        Shared memory of a local cluster's object store; Ray's default, a third of the memory, if
+        None.
 
     Yields
     ------
