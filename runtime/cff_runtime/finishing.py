@@ -77,7 +77,7 @@ def fuse_maps(
     grids: Sequence[tuple[int, int]],
     text_map: NDArray[np.float32],
     text_weight: float,
-    distance: str = "cosine",
+    distance: str,
 ) -> NDArray[np.float32]:
     """Sum the stages' distance maps and the weighted text map.
 

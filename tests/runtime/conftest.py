@@ -111,6 +111,7 @@ def _manifest_id(fields: dict[str, Any]) -> str:
         "graphs": [fields["files"][name]["sha256"] for name in graphs],
         "preprocessing": fields["preprocessing"],
         "stages": fields["stages"],
+        "distance": fields["distance"],
         "text_weight": fields["text"]["weight"],
         "has_text_tower": fields["text"]["has_text_tower"],
     }

@@ -16,6 +16,7 @@ WRONG_TYPES: dict[str, list[object]] = {
     "scorers": ["scorer.onnx", {}, [1, 2, 3, 4], None],
     "preprocessing": [[], "bicubic", None],
     "stages": [{}, None, ["stage"] * 4, [[]] * 4],
+    "distance": [1, None, ["log"], "", "Log", "euclidean", "l" * 10_000],
     "joint_dim": ["64", 64.0, True, None, 0, -64, 1 << 40],
     "text": [[], "text.safetensors", None],
     "golden": [0, None],
@@ -145,14 +146,42 @@ def test_what_is_no_json_object_is_refused(text: str) -> None:
     assert "`manifest.json` must" in _refused(text)
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, -1])
+@pytest.mark.parametrize("version", [0, 1, 3, 99, -1])
 def test_another_schema_version_says_what_to_do(version: int, fields: Fields) -> None:
     fields["schema_version"] = version
 
     message = _refused(json.dumps(fields))
 
-    assert f"must be 1, got {version}" in message
+    assert f"must be 2, got {version}" in message
     assert "export" in message and "update" in message
+
+
+def test_a_bundle_of_the_first_version_is_to_be_exported_again(fields: Fields) -> None:
+    """It says nothing about `distance`: the version must be what is complained about."""
+    del fields["distance"]
+    fields["schema_version"] = 1
+
+    message = _refused(json.dumps(fields))
+
+    assert message.startswith("`schema_version` must be 2, got 1; export the bundle again")
+
+
+def test_an_unknown_distance_says_which_there_are(fields: Fields) -> None:
+    fields["distance"] = "euclidean"
+
+    message = _refused(json.dumps(fields))
+
+    assert message == "`distance` must be one of cosine, log, got 'euclidean'"
+
+
+@pytest.mark.parametrize("distance", ["cosine", "log"])
+def test_either_distance_is_read(
+    distance: str, fields: Fields, manifest_id: Callable[[Fields], str]
+) -> None:
+    fields["distance"] = distance
+    fields["id"] = manifest_id(fields)
+
+    assert parse_manifest(json.dumps(fields)).distance == distance
 
 
 @pytest.mark.parametrize(
@@ -208,6 +237,7 @@ def test_the_id_is_the_documented_hash(
         (("text", "weight"), 0.06),
         (("text", "has_text_tower"), True),
         (("preprocessing", "height"), 97),
+        (("distance",), "cosine"),
         (("stages", 0, "tap"), "block3"),
         (("stages", 0, "grid"), [144, 1]),
         (("stages", 3, "width"), 63),
