@@ -109,14 +109,15 @@ def _config(arguments: argparse.Namespace) -> "Config":
 
 
 def _train(arguments: argparse.Namespace, config: "Config") -> None:
-    from cff_edge.selection import select_samples
+    from cff_edge.selection import select_normals, select_samples
     from cff_edge.training import train
 
     samples = select_samples(config)
     backbone = _backbone(config)
     n_defective = sum(sample.is_defective for sample in samples)
     log.info("%d images, %d of them defective", len(samples), n_defective)
-    train(config, backbone, samples, arguments.out, arguments.cache, arguments.resume)
+    normals = select_normals(config, samples)
+    train(config, backbone, samples, arguments.out, arguments.cache, arguments.resume, normals)
     log.info("wrote %s", arguments.out)
 
 

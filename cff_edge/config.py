@@ -114,8 +114,8 @@ class TrainConfig:
     ----------
     projector_epochs, calibrator_epochs : int
         Epochs of stage 1 and stage 2.
-    learning_rate : float
-        Of Adam.
+    learning_rate, calibrator_learning_rate : float
+        Of Adam, in stage 1 and stage 2.
     adam_betas : tuple of 2 floats
         Of Adam.
     focal_weight, dice_weight, align_weight : float
@@ -128,6 +128,11 @@ class TrainConfig:
     loss_map : {'fused', 'stages'}
         Focal and dice loss on the mean of the stages' text maps (CFF), or on each of them, added
         up (APRIL-GAN).
+    calibrator_map : {'text', 'bank'}
+        Whose focal and dice loss trains the calibrators: the text map's on batches, or the memory
+        bank's in episodes of one product (`cff_edge.episodes`).
+    episode_queries : int
+        Images that an episode judges.
     align_on : {'batch', 'references'}
         Which normal images L_align sees: the batch's, or all of `data.align_references`.
     mosaic : float
@@ -139,6 +144,7 @@ class TrainConfig:
     projector_epochs: int = 3
     calibrator_epochs: int = 5
     learning_rate: float = 1e-4
+    calibrator_learning_rate: float = 1e-3
     adam_betas: tuple[float, ...] = (0.9, 0.999)
     batch_size: int = 16
     seed: int = 42
@@ -149,6 +155,8 @@ class TrainConfig:
     global_scale: str = "tokens"
     adjacent_weights: tuple[float, ...] = ()
     loss_map: str = "fused"
+    calibrator_map: str = "bank"
+    episode_queries: int = 5
     align_on: str = "batch"
     mosaic: float = 0.0
     device: str = "auto"
@@ -182,10 +190,16 @@ _CHOICES = {
     "head.text_map": TEXT_MAPS,
     "train.global_scale": GLOBAL_SCALES,
     "train.loss_map": ("fused", "stages"),
+    "train.calibrator_map": ("text", "bank"),
     "train.align_on": ("batch", "references"),
     "train.device": ("auto", "cpu", "cuda"),
 }
-_POSITIVE = ("train.batch_size", "train.learning_rate")
+_POSITIVE = (
+    "train.batch_size",
+    "train.learning_rate",
+    "train.calibrator_learning_rate",
+    "train.episode_queries",
+)
 _NOT_NEGATIVE = (
     "data.max_per_product",
     "head.text_weight",
@@ -347,6 +361,17 @@ def _check_combinations(config: Config) -> None:
         raise UsageError(
             "`head.calibrator` must be affine or mlp to align on references, got 'none'; "
             "L_align trains calibrators alone"
+        )
+    on_bank = config.train.calibrator_map == "bank" and config.head.calibrator != "none"
+    if on_bank and config.head.bank == "raw":
+        raise UsageError(
+            '`train.calibrator_map` must be "text" with `head.bank = "raw"`, got "bank"; '
+            "calibrators have no say in a bank of raw tokens"
+        )
+    if on_bank and config.train.mosaic > 0:
+        raise UsageError(
+            '`train.calibrator_map` must be "text" with `train.mosaic`, got "bank"; '
+            "episodes are made of whole images"
         )
     if config.train.loss_map == "stages" and config.head.text_map == "features":
         raise UsageError(

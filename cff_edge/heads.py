@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cff_runtime.errors import UsageError
@@ -115,6 +116,47 @@ class Head(nn.Module):
                 self.projectors, self.calibrators, stages, strict=True
             )
         ]
+
+    def composed(self, stages: Sequence[Tensor]) -> list[Tensor]:
+        """Return what `forward` does, to rounding, in fewer operations; training uses it.
+
+        W(kf + b) + c = (Wk)f + (Wb + c): the product Wk is far smaller than a batch of tokens.
+        """
+        return [
+            calibrator(projector(stage))
+            if isinstance(calibrator, MlpCalibrator)
+            else F.linear(stage, *_compose(projector, calibrator))
+            for projector, calibrator, stage in zip(
+                self.projectors, self.calibrators, stages, strict=True
+            )
+        ]
+
+    @torch.no_grad()
+    def spans(self) -> list[Tensor | None]:
+        """Return a basis [C,E_s + 1], orthonormal, of the space of each stage's features.
+
+        A cosine to a feature of that space is the same in its coordinates. None where the space is
+        not much smaller than C.
+        """
+        spans: list[Tensor | None] = []
+        for projector, calibrator, width in zip(
+            self.projectors, self.calibrators, self.widths, strict=True
+        ):
+            if isinstance(calibrator, MlpCalibrator) or 2 * (width + 1) > self.joint_dim:
+                spans.append(None)
+                continue
+            weight, bias = _compose(projector, calibrator)
+            spans.append(torch.linalg.qr(torch.cat([weight, bias[:, None]], dim=1)).Q)
+        return spans
+
+
+def _compose(projector: nn.Module, calibrator: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight [C,E] and bias [C] of a projector and its affine calibrator, or none."""
+    assert isinstance(projector, nn.Linear)
+    if isinstance(calibrator, AffineCalibrator):
+        composed: Tensor = calibrator(projector.bias)
+        return calibrator.weight @ projector.weight, composed
+    return projector.weight, projector.bias
 
 
 def _build_calibrator(kind: str, dim: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What a batch is trained on: segmentation losses of the text maps, alignment of the stages."""
+"""What a batch is trained on: losses of the text map or the bank map, alignment of the stages."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,14 @@ from torch import Tensor
 from cff_edge.backbones import BackboneInfo
 from cff_edge.config import Config
 from cff_edge.detector import abnormal_maps, on_common_grid
+from cff_edge.few_shot import distance_map
 from cff_edge.losses import alignment_loss, dice_loss, focal_loss
 from cff_runtime.errors import UsageError
+
+# A bank map becomes a probability by sigmoid(_SLOPE (map / mean of the control's map) - _OFFSET):
+# one half where it is 1.5 times what a good part has.
+_SLOPE = 2.0
+_OFFSET = 3.0
 
 
 class Objective:
@@ -37,6 +43,7 @@ class Objective:
             )
         self._train = config.train
         self._text_map = config.head.text_map
+        self._distance = config.head.distance
         self._grids = [stage.grid for stage in info.stages]
         self._size = (info.image_size, info.image_size)
 
@@ -56,6 +63,37 @@ class Objective:
             maps = maps.mean(dim=0, keepdim=True)  # M = sum of M_n, over S to stay a probability
         return torch.stack([self._of_map(probability, target) for probability in maps]).sum()
 
+    def few_shot(
+        self,
+        calibrated: Sequence[Tensor],
+        n_references: int,
+        target: Tensor,
+        spans: Sequence[Tensor | None],
+    ) -> Tensor:
+        """Focal and dice loss on the map of the memory bank (the feature score of CFF section 3.2).
+
+        Parameters
+        ----------
+        calibrated : sequence of S tensors of shape (K + 1 + B, N_s, C)
+            Of an episode: references, control, queries.
+        n_references : int
+            K.
+        target : Tensor of shape (B, H, W), bool
+            Masks of the queries.
+        spans : sequence of S tensors of shape (C, r_s) or None
+            Bases to search in, see `cff_edge.heads.Head.spans`.
+        """
+        maps = []
+        for stage, grid, span in zip(calibrated, self._grids, spans, strict=True):
+            units = torch.nn.functional.normalize(stage.float(), dim=-1)
+            bank = units[:n_references].flatten(0, 1)  # [M,C]
+            nearest = _nearest_cosine(units[n_references:], bank, span)
+            maps.append(distance_map(nearest, grid, self._size, self._distance))
+        control, *queries = torch.stack(maps).sum(dim=0)  # [H,W] each
+        scale = control.mean().clamp(min=1e-6)
+        probability = torch.sigmoid(_SLOPE * torch.stack(queries) / scale - _OFFSET)
+        return self._of_map(probability, target)
+
     def alignment(self, calibrated: Sequence[Tensor]) -> Tensor:
         """Weighted L_align of normal images, S stages [B,N_s,C]."""
         train = self._train
@@ -70,3 +108,15 @@ class Objective:
         train = self._train
         focal, dice = focal_loss(probability, target), dice_loss(probability, target)
         return train.focal_weight * focal + train.dice_weight * dice
+
+
+def _nearest_cosine(features: Tensor, bank: Tensor, span: Tensor | None) -> Tensor:
+    """Return the largest cosine [B,N] of unit features [B,N,C] to the rows of a bank [M,C].
+
+    As `cff_edge.few_shot.nearest_cosine`, with a gradient: rows are found without one, and only
+    the cosines to those found are followed back, instead of all [N,M].
+    """
+    with torch.no_grad():
+        queries, rows = (features, bank) if span is None else (features @ span, bank @ span)
+        found = torch.stack([(image @ rows.T).argmax(dim=-1) for image in queries])  # [B,N]
+    return (features * bank[found]).sum(dim=-1)

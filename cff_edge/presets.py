@@ -13,7 +13,12 @@ from typing import Any
 OPEN_CLIP: dict[str, dict[str, Any]] = {
     "backbone": {"weights": "openai", "image_size": 518},
     "head": {"projector_init": "default", "text_weight": 1.0, "distance": "cosine"},
-    "train": {"projector_epochs": 15, "calibrator_epochs": 15},
+    "train": {
+        "projector_epochs": 15,
+        "calibrator_epochs": 15,
+        "calibrator_learning_rate": 1e-4,
+        "calibrator_map": "text",
+    },
 }
 
 _APRIL_GAN: dict[str, dict[str, Any]] = {

@@ -1,6 +1,7 @@
 """Choosing the training samples that a configuration names."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,29 @@ def select_samples(config: Config) -> list[Sample]:
         sample
         for product in sorted(by_product)
         for sample in _draw(by_product[product], data.max_per_product, rng)
+    ]
+
+
+def select_normals(config: Config, samples: Sequence[Sample]) -> list[Sample]:
+    """Return good training images of the samples' products, to fill memory banks in episodes.
+
+    At most `data.max_per_product` of each product; none for a product without a train split.
+
+    Raises
+    ------
+    DatasetError
+        If a data set is damaged.
+    """
+    by_product: dict[str, list[Sample]] = {sample.product: [] for sample in samples}
+    for root in config.data.roots:
+        for sample in read_dataset(Path(root), require_masks=False).select("train", False):
+            if sample.product in by_product:
+                by_product[sample.product].append(sample)
+    rng = np.random.default_rng(config.train.seed)
+    return [
+        sample
+        for product in sorted(by_product)
+        for sample in _draw(by_product[product], config.data.max_per_product, rng)
     ]
 
 

@@ -1,16 +1,18 @@
 """Two-stage training of the head (CFF section 4), on frozen features from disk.
 
-Stage 1 trains the projectors on focal and dice loss; stage 2 freezes them and trains the
-calibrators, which start at the identity, on L_total. Every epoch draws its order, mosaics and
-dropout from the seed and its own number, so that a resumed run equals one that was never
-interrupted.
+Stage 1 trains the projectors on focal and dice loss of the text map; stage 2 freezes them and
+trains the calibrators, which start at the identity, on L_total: of the text map again, or of the
+memory bank's map in few-shot episodes (`train.calibrator_map`). Every epoch draws its order,
+mosaics, episodes and dropout from the seed and its own number, so that a resumed run equals one
+that was never interrupted.
 """
 
 import hashlib
 import json
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cff_edge.backbones import Backbone
+from cff_edge.batches import BatchLoader, Item
 from cff_edge.checkpoint import (
     CONFIG_NAME,
     HEAD_NAME,
@@ -29,11 +32,12 @@ from cff_edge.checkpoint import (
     write_tensors,
 )
 from cff_edge.config import Config, load_config
-from cff_edge.datasets import Sample, load_mask
+from cff_edge.datasets import Sample
 from cff_edge.detector import Detector
+from cff_edge.episodes import Episode, EpisodePool
 from cff_edge.feature_cache import FeatureCache
 from cff_edge.heads import Head
-from cff_edge.mosaic import Mosaic, MosaicPool
+from cff_edge.mosaic import MosaicPool
 from cff_edge.objective import Objective
 from cff_runtime.errors import (
     CffError,
@@ -47,6 +51,7 @@ from cff_runtime.storage import atomic_write
 log = logging.getLogger(__name__)
 
 PHASES = ("projectors", "calibrators")
+_RATES = {"projectors": "learning_rate", "calibrators": "calibrator_learning_rate"}
 
 
 def train(
@@ -56,6 +61,7 @@ def train(
     run: Path,
     cache: Path | None = None,
     resume: bool = False,
+    normals: Sequence[Sample] = (),
 ) -> Head:
     """Train a head and write the run's folder.
 
@@ -71,6 +77,8 @@ def train(
         Folder of the feature cache; ``<run>/cache`` by default.
     resume : bool
         Continue an interrupted run.
+    normals : sequence of Sample
+        Further good images, which fill the memory banks of episodes; without any, `samples` do.
 
     Returns
     -------
@@ -82,7 +90,7 @@ def train(
     UsageError
         If `run` holds another run, or nothing to resume, or a reference to align on is no file.
     DatasetError
-        If there is no defective or no normal sample.
+        If there is no defective or no normal sample, or too few to fill memory banks.
     CheckpointError
         If the run to resume is damaged, or was started with another configuration or images.
     CffError
@@ -93,9 +101,9 @@ def train(
             "training needs normal and defective images with masks; "
             f"got {len(samples)} images, {sum(s.is_defective for s in samples)} of them defective"
         )
-    trainer = _Trainer(config, backbone, samples, run, cache or run / "cache")
+    trainer = _Trainer(config, backbone, samples, normals, run, cache or run / "cache")
     trainer.start(resume)
-    trainer.cache.fill([*(sample.path for sample in samples), *trainer.references])
+    trainer.cache.fill([*(sample.path for sample in trainer.shown), *trainer.references])
     for phase, n_epochs in zip(PHASES, _epochs(config), strict=True):
         trainer.run_phase(phase, n_epochs)
     head = trainer.head.to("cpu").eval()
@@ -108,7 +116,13 @@ class _Trainer:
     """State of a run: head, optimiser, and where it stands."""
 
     def __init__(
-        self, config: Config, backbone: Backbone, samples: Sequence[Sample], run: Path, cache: Path
+        self,
+        config: Config,
+        backbone: Backbone,
+        samples: Sequence[Sample],
+        normals: Sequence[Sample],
+        run: Path,
+        cache: Path,
     ) -> None:
         self.config = config
         self.samples = samples
@@ -118,6 +132,12 @@ class _Trainer:
         self.objective = Objective(config, self.info)
         self.references = _existing(config.data.align_references)
         self.mosaics = MosaicPool(samples)
+        self.shown = list(samples)
+        self.episodes: EpisodePool | None = None
+        if config.train.calibrator_map == "bank" and _epochs(config)[1] > 0:
+            roots = [Path(root) for root in config.data.roots]
+            self.episodes = EpisodePool(samples, normals, roots)
+            self.shown += normals
         with torch.random.fork_rng():
             torch.manual_seed(config.train.seed)
             widths = [stage.width for stage in self.info.stages]
@@ -126,6 +146,7 @@ class _Trainer:
             )
         self.detector = Detector(backbone, self.head).to(self.device).eval()
         self.cache = FeatureCache(cache, self.detector, self.device)
+        self.loader = BatchLoader(self.cache, self.info.image_size, self.device)
         products = sorted({sample.product for sample in samples})
         self.text = {name: backbone.text_vectors(name).to(self.device) for name in products}
         self.done = dict.fromkeys(PHASES, 0)
@@ -174,7 +195,9 @@ class _Trainer:
         parameters = dict(module.named_parameters())
         first, second = self.config.train.adam_betas
         optimiser = torch.optim.Adam(
-            parameters.values(), lr=self.config.train.learning_rate, betas=(first, second)
+            parameters.values(),
+            lr=getattr(self.config.train, _RATES[phase]),
+            betas=(first, second),
         )
         if self.done[phase] > 0:
             _restore_moments(optimiser, parameters, self.moments)
@@ -198,77 +221,71 @@ class _Trainer:
     ) -> float:
         seed = _epoch_seed(self.config.train.seed, phase, epoch)
         rng = np.random.default_rng(seed)
-        order = rng.permutation(len(self.samples))
+        batches = self._batches(phase, rng)
         total = 0.0
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.head.calibrators.train(phase == "calibrators")
-            bar = tqdm(
-                list(_batches(order, self.config.train.batch_size)),
-                desc=f"{phase} {epoch + 1}/{n_epochs}",
-                unit="batch",
-                disable=None,
-            )
+            bar = tqdm(batches, desc=f"{phase} {epoch + 1}/{n_epochs}", unit="batch", disable=None)
             for batch in bar:
-                loss = self._loss(phase, [self._drawn(self.samples[i], rng) for i in batch])
+                loss = self._loss(phase, batch)
                 if not torch.isfinite(loss):
                     raise CffError(
                         f"the loss must be finite, got {loss.item()} in epoch {epoch + 1} of the "
-                        f"{phase}; start a new run with a smaller `train.learning_rate`"
+                        f"{phase}; start a new run with a smaller `train.{_RATES[phase]}`"
                     )
                 optimiser.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 scaler.step(optimiser)
                 scaler.update()
-                total += loss.item() * len(batch)
+                total += loss.item() * _n_judged(batch)
                 bar.set_postfix(loss=f"{loss.item():.4f}")
             self.head.eval()
-        return total / len(self.samples)
+        return total / sum(_n_judged(batch) for batch in batches)
 
-    def _drawn(self, sample: Sample, rng: np.random.Generator) -> Sample | Mosaic:
+    def _batches(self, phase: str, rng: np.random.Generator) -> list[list[Item] | Episode]:
+        """Draw an epoch: every sample once, or episodes with as many queries."""
+        n_samples, size = len(self.samples), self.config.train.batch_size
+        if phase == "calibrators" and self.episodes is not None:
+            n_queries = self.config.train.episode_queries
+            n_episodes = math.ceil(n_samples / n_queries)
+            return [self.episodes.draw(rng, n_queries) for _ in range(n_episodes)]
+        order = rng.permutation(n_samples)
+        items = [self._drawn(self.samples[index], rng) for index in order]
+        return [items[start : start + size] for start in range(0, n_samples, size)]
+
+    def _drawn(self, sample: Sample, rng: np.random.Generator) -> Item:
         """Return the sample, or with the configured probability a mosaic of its product."""
         if self.config.train.mosaic > 0 and rng.random() < self.config.train.mosaic:
             return self.mosaics.draw(sample.product, rng)
         return sample
 
-    def _loss(self, phase: str, batch: Sequence[Sample | Mosaic]) -> Tensor:
+    def _loss(self, phase: str, batch: list[Item] | Episode) -> Tensor:
         """L_focal and L_dice, and in stage 2 L_align on normal images."""
-        train_config = self.config.train
-        stages, target = self._inputs(batch)
-        text = torch.stack([self.text[item.product] for item in batch])  # [B,C,2]
-        aligns = phase == "calibrators" and train_config.align_weight > 0
-        normal = [index for index, item in enumerate(batch) if not item.is_defective]
+        items = batch.samples if isinstance(batch, Episode) else batch
+        stages, target = self.loader.load(items)
+        # an episode's references fill the bank; its control and good queries are aligned
+        first = len(batch.references) if isinstance(batch, Episode) else 0
+        normal = [i for i, item in enumerate(items) if i >= first and not item.is_defective]
+        aligns = phase == "calibrators" and self.config.train.align_weight > 0
         if aligns and self.references:
             # in one batch with the others, so that BatchNorm sees them together
-            normal = [len(batch) + index for index in range(len(self.references))]
+            normal = [len(items) + index for index in range(len(self.references))]
             added = [stage.to(self.device) for stage in self.cache.load(self.references)]
             stages = [torch.cat(pair) for pair in zip(stages, added, strict=True)]
         with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
-            calibrated = self.head(stages)
-        shown = [stage[: len(batch)] for stage in calibrated]
-        loss = self.objective.segmentation(shown, text, target)
+            calibrated = self.head.composed(stages)
+        shown = [stage[: len(items)] for stage in calibrated]
+        if isinstance(batch, Episode):
+            n_shots = len(batch.references)
+            spans = self.head.spans()
+            loss = self.objective.few_shot(shown, n_shots, target[n_shots + 1 :], spans)
+        else:
+            text = torch.stack([self.text[item.product] for item in items])  # [B,C,2]
+            loss = self.objective.segmentation(shown, text, target)
         if aligns and normal:
             loss = loss + self.objective.alignment([stage[normal] for stage in calibrated])
         return loss
-
-    def _inputs(self, batch: Sequence[Sample | Mosaic]) -> tuple[list[Tensor], Tensor]:
-        """Return stages [B,N_s,E_s] and masks [B,H,W], bool; a mosaic is encoded here."""
-        side = self.info.image_size
-        samples = {i: item for i, item in enumerate(batch) if isinstance(item, Sample)}
-        mosaics = {
-            i: item.load(side, side) for i, item in enumerate(batch) if isinstance(item, Mosaic)
-        }
-        parts = []
-        if samples:
-            parts.append(self.cache.load([sample.path for sample in samples.values()]))
-        if mosaics:
-            parts.append(self.cache.encode([image for image, _ in mosaics.values()])[0])
-        order = torch.from_numpy(np.argsort([*samples, *mosaics]))  # back to the batch's
-        stages = [torch.cat(stage)[order].to(self.device) for stage in zip(*parts, strict=True)]
-        masks = {i: load_mask(sample, side, side) for i, sample in samples.items()}
-        masks |= {i: mask for i, (_, mask) in mosaics.items()}
-        target = np.stack([masks[i] for i in range(len(batch))])
-        return stages, torch.from_numpy(target).to(self.device)
 
     def _save_state(
         self, optimiser: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]
@@ -282,7 +299,7 @@ class _Trainer:
 
     def _run_key(self) -> str:
         """Hash over what must not change between the parts of one run."""
-        names = "\n".join(f"{s.product}/{s.defect}/{s.path.name}" for s in self.samples)
+        names = "\n".join(f"{s.product}/{s.defect}/{s.path.name}" for s in self.shown)
         text = self.config.to_toml() + self.info.weights_sha256 + names
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -326,14 +343,13 @@ def _epochs(config: Config) -> tuple[int, int]:
     return config.train.projector_epochs, config.train.calibrator_epochs if has_calibrator else 0
 
 
+def _n_judged(batch: list[Item] | Episode) -> int:
+    return len(batch.queries if isinstance(batch, Episode) else batch)
+
+
 def _epoch_seed(seed: int, phase: str, epoch: int) -> int:
     digest = hashlib.sha256(f"{seed} {phase} {epoch}".encode()).digest()
     return int.from_bytes(digest[:4], "little")
-
-
-def _batches(order: np.ndarray, size: int) -> Iterator[list[int]]:
-    for start in range(0, len(order), size):
-        yield [int(index) for index in order[start : start + size]]
 
 
 def _restore_moments(
