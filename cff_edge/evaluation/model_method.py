@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -97,6 +97,9 @@ class ModelMethod:
         Whether text vectors play a part.
     """
 
+    # projections of the last test set, of whatever method: (what they are of, batches)
+    _kept: ClassVar[tuple[object, list[Projection]] | None] = None
+
     def __init__(
         self,
         config: Config,
@@ -116,7 +119,6 @@ class ModelMethod:
         self._has_text = has_text
         self._has_text_tower = has_text and backbone.info.has_text_tower
         self._text = functools.lru_cache(maxsize=1)(self._make_text)
-        self._kept: tuple[list[tuple[Path, int, int]], list[Projection]] | None = None
         self._facts = {**facts, **self._backbone_facts()}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -167,11 +169,12 @@ class ModelMethod:
 
     def _projections(self, detector: FewShotDetector, images: list[Path]) -> Iterator[Projection]:
         """Yield batches; those of the last test set are kept for its other K and draws."""
-        key = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in images]
-        if self._kept is not None and self._kept[0] == key:
-            yield from self._kept[1]
+        files = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in images]
+        key = (self._facts["sha256"], files)
+        if ModelMethod._kept is not None and ModelMethod._kept[0] == key:
+            yield from ModelMethod._kept[1]
             return
-        self._kept = None
+        ModelMethod._kept = None
         batches: list[Projection] = []
         n_bytes = 0
         for start in range(0, len(images), _BATCH):
@@ -183,7 +186,7 @@ class ModelMethod:
                 batches.append(projection)
             yield projection
         if n_bytes <= _KEPT_BYTES:
-            self._kept = (key, batches)
+            ModelMethod._kept = (key, batches)
 
     def _make_text(self, product: str) -> Tensor:
         if not self._has_text:
