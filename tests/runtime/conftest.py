@@ -61,9 +61,9 @@ class NumpyBackend:
 
 @pytest.fixture
 def numpy_inspector(lite_bundle: Bundle, tmp_path: Path) -> Callable[..., Inspector]:
-    """Return the factory ``numpy_inspector(text_tower=False) -> Inspector``, 32 x 32 px."""
+    """Return the factory ``numpy_inspector(text_tower=False, distance="log")``, 32 x 32 px."""
 
-    def make(text_tower: bool = False) -> Inspector:
+    def make(text_tower: bool = False, distance: str = "log") -> Inspector:
         manifest = lite_bundle.manifest
         folder = tmp_path / f"numpy_{text_tower}"
         folder.mkdir(exist_ok=True)
@@ -78,6 +78,7 @@ def numpy_inspector(lite_bundle: Bundle, tmp_path: Path) -> Callable[..., Inspec
                     manifest.stages, ((8, 8), (8, 4), (4, 4), (1, 2)), (5, 6, 7, 8), strict=True
                 )
             ),
+            distance=distance,
             text=replace(manifest.text, has_text_tower=text_tower),
         )
         bundle = Bundle(folder, small)
