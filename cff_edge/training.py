@@ -8,11 +8,10 @@ that was never interrupted.
 """
 
 import hashlib
-import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +21,8 @@ from tqdm import tqdm
 
 from cff_edge.backbones import Backbone
 from cff_edge.batches import BatchLoader, Item
-from cff_edge.checkpoint import (
-    CONFIG_NAME,
-    HEAD_NAME,
-    LOG_NAME,
-    STATE_NAME,
-    read_tensors,
-    save_head,
-    write_tensors,
-)
-from cff_edge.config import Config, load_config
+from cff_edge.checkpoint import save_head
+from cff_edge.config import Config
 from cff_edge.datasets import Sample
 from cff_edge.detector import Detector
 from cff_edge.episodes import Episode, EpisodePool
@@ -39,14 +30,8 @@ from cff_edge.feature_cache import FeatureCache
 from cff_edge.heads import Head
 from cff_edge.mosaic import MosaicPool
 from cff_edge.objective import Objective
-from cff_runtime.errors import (
-    CffError,
-    CheckpointError,
-    DatasetError,
-    StorageError,
-    UsageError,
-)
-from cff_runtime.storage import atomic_write
+from cff_edge.run_state import RunState
+from cff_runtime.errors import CffError, DatasetError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +87,7 @@ def train(
             f"got {len(samples)} images, {sum(s.is_defective for s in samples)} of them defective"
         )
     trainer = _Trainer(config, backbone, samples, normals, run, cache or run / "cache")
-    trainer.start(resume)
+    trainer.state.start(resume)
     trainer.cache.fill([*(sample.path for sample in trainer.shown), *trainer.references])
     for phase, n_epochs in zip(PHASES, _epochs(config), strict=True):
         trainer.run_phase(phase, n_epochs)
@@ -113,7 +98,7 @@ def train(
 
 
 class _Trainer:
-    """State of a run: head, optimiser, and where it stands."""
+    """What a run needs: head, images, losses, and where it stands."""
 
     def __init__(
         self,
@@ -126,7 +111,6 @@ class _Trainer:
     ) -> None:
         self.config = config
         self.samples = samples
-        self.run = run
         self.device = resolve_device(config.train.device)
         self.info = backbone.info
         self.objective = Objective(config, self.info)
@@ -149,45 +133,13 @@ class _Trainer:
         self.loader = BatchLoader(self.cache, self.info.image_size, self.device)
         products = sorted({sample.product for sample in samples})
         self.text = {name: backbone.text_vectors(name).to(self.device) for name in products}
-        self.done = dict.fromkeys(PHASES, 0)
-        self.moments: dict[str, Tensor] = {}
-
-    def start(self, resume: bool) -> None:
-        """Write the configuration, or read the state of an interrupted run."""
-        state, config = self.run / STATE_NAME, self.run / CONFIG_NAME
-        if not resume:
-            if state.exists() or (self.run / HEAD_NAME).exists():
-                raise UsageError(
-                    f"`{self.run}` must be a new folder, it holds a run; "
-                    "continue it with `--resume` or choose another"
-                )
-            atomic_write(config, self.config.to_toml().encode())
-            return
-        if not config.exists():
-            raise UsageError(f"`{self.run}` must hold an interrupted run to resume")
-        if load_config(config) != self.config:
-            raise CheckpointError(
-                f"`{self.run}` must be resumed with the configuration it was started with, got "
-                f"another; give `--config {config}` and no overrides, or start a new run"
-            )
-        if not state.exists():
-            return  # interrupted before the end of its first epoch
-        tensors, facts = read_tensors(state)
-        if facts.get("run_key") != self._run_key():
-            raise CheckpointError(
-                f"`{self.run}` must be resumed with the images and backbone weights it was started "
-                "with; they differ, start a new run"
-            )
-        try:
-            self.done = {phase: int(facts["done"][phase]) for phase in PHASES}
-            self.head.load_state_dict(_under("head.", tensors))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"`{state}` must fit its run: {error}") from error
-        self.moments = _under("adam.", tensors)
+        key = _run_key(config, self.info.weights_sha256, self.shown)
+        self.state = RunState(run, config, key, self.head, PHASES)
 
     def run_phase(self, phase: str, n_epochs: int) -> None:
         """Train one of the two stages from where it stands to its last epoch."""
-        if self.done[phase] >= n_epochs:
+        n_done = self.state.done[phase]
+        if n_done >= n_epochs:
             return
         module = self.head.projectors if phase == "projectors" else self.head.calibrators
         self.head.requires_grad_(False)
@@ -199,17 +151,16 @@ class _Trainer:
             lr=getattr(self.config.train, _RATES[phase]),
             betas=(first, second),
         )
-        if self.done[phase] > 0:
-            _restore_moments(optimiser, parameters, self.moments)
+        if n_done > 0:
+            self.state.restore(optimiser, parameters)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.device.type == "cuda")
-        for epoch in range(self.done[phase], n_epochs):
+        for epoch in range(n_done, n_epochs):
             started = time.monotonic()
             loss = self._run_epoch(phase, epoch, n_epochs, optimiser, scaler)
-            self.done[phase] = epoch + 1
-            self._save_state(optimiser, parameters)
+            self.state.save(phase, epoch + 1, optimiser, parameters)
             seconds = time.monotonic() - started
             log.info("%s %d/%d: loss %.4f, %.1f s", phase, epoch + 1, n_epochs, loss, seconds)
-            self._log({"phase": phase, "epoch": epoch + 1, "loss": loss, "seconds": seconds})
+            self.state.log({"phase": phase, "epoch": epoch + 1, "loss": loss, "seconds": seconds})
 
     def _run_epoch(
         self,
@@ -287,33 +238,6 @@ class _Trainer:
             loss = loss + self.objective.alignment([stage[normal] for stage in calibrated])
         return loss
 
-    def _save_state(
-        self, optimiser: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]
-    ) -> None:
-        tensors = {f"head.{name}": t.cpu() for name, t in self.head.state_dict().items()}
-        for name, parameter in parameters.items():
-            for key, value in optimiser.state[parameter].items():
-                tensors[f"adam.{name}.{key}"] = value.cpu()
-        facts = {"run_key": self._run_key(), "done": self.done}
-        write_tensors(self.run / STATE_NAME, tensors, facts)
-
-    def _run_key(self) -> str:
-        """Hash over what must not change between the parts of one run."""
-        names = "\n".join(f"{s.product}/{s.defect}/{s.path.name}" for s in self.shown)
-        text = self.config.to_toml() + self.info.weights_sha256 + names
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def _log(self, record: dict[str, object]) -> None:
-        path = self.run / LOG_NAME
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise StorageError(
-                f"`{path}` could not be written: {error.strerror or error}; "
-                "free some space and continue with `--resume`"
-            ) from error
-
 
 def resolve_device(name: str) -> torch.device:
     """Return the device; ``auto`` is CUDA where PyTorch has it.
@@ -352,23 +276,7 @@ def _epoch_seed(seed: int, phase: str, epoch: int) -> int:
     return int.from_bytes(digest[:4], "little")
 
 
-def _restore_moments(
-    optimiser: torch.optim.Adam,
-    parameters: dict[str, torch.nn.Parameter],
-    moments: dict[str, Tensor],
-) -> None:
-    """Put the saved moments back; `step` stays on the CPU, as Adam keeps it."""
-    for name, parameter in parameters.items():
-        optimiser.state[parameter] = {
-            key: value if key == "step" else value.to(parameter.device)
-            for key, value in _under(f"{name}.", moments).items()
-        }
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+def _run_key(config: Config, weights_sha256: str, shown: Sequence[Sample]) -> str:
+    """Hash over what must not change between the parts of one run."""
+    names = "\n".join(f"{s.product}/{s.split}/{s.defect}/{s.path.name}" for s in shown)
+    return hashlib.sha256((config.to_toml() + weights_sha256 + names).encode()).hexdigest()
