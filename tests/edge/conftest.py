@@ -1,7 +1,9 @@
 """A drawn data set in MVTec AD layout and a small backbone, for what trains."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from cff_edge.checkpoint import CONFIG_NAME, save_head
 from cff_edge.config import Config, load_config
 from cff_edge.datasets import Sample, read_dataset
 from cff_edge.heads import Head
+from cff_edge.training import train
 
 DrawPart = Callable[..., NDArray[np.uint8]]
 SIZE_PX = 64
@@ -91,6 +94,58 @@ def small_config() -> Callable[..., Config]:
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A feature cache that runs on the same images share."""
     return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture
+def train_small(
+    small_backbone: Backbone,
+    small_config: Callable[..., Config],
+    tiny_samples: list[Sample],
+    shared_cache: Path,
+    tmp_path: Path,
+) -> Callable[..., Head]:
+    """Return ``train_small(*overrides, run="run", resume=False, samples=..., normals=())``."""
+
+    def run(
+        *overrides: str,
+        run: str = "run",
+        resume: bool = False,
+        samples: Sequence[Sample] | None = None,
+        normals: Sequence[Sample] = (),
+    ) -> Head:
+        config = small_config("train.projector_epochs=2", "train.calibrator_epochs=2", *overrides)
+        images = tiny_samples if samples is None else samples
+        return train(config, small_backbone, images, tmp_path / run, shared_cache, resume, normals)
+
+    return run
+
+
+@pytest.fixture
+def interrupted() -> Callable[[type, str, int], AbstractContextManager[None]]:
+    """Return ``with interrupted(owner, method, n)``: its n-th call raises KeyboardInterrupt.
+
+    The interruption must come and is caught.
+    """
+
+    @contextmanager
+    def context(owner: type, method: str, at_call: int) -> Iterator[None]:
+        n_calls = 0
+        original = getattr(owner, method)
+
+        def interrupt(*args: Any) -> Any:
+            nonlocal n_calls
+            n_calls += 1
+            if n_calls == at_call:
+                raise KeyboardInterrupt
+            return original(*args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, method, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+        assert n_calls == at_call
+
+    return context
 
 
 @pytest.fixture(scope="session")

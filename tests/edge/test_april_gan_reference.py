@@ -225,7 +225,7 @@ def score(
 
 
 def _detector(backbone: Backbone, head: Head, bank: str) -> FewShotDetector:
-    config = HeadConfig("none", "default", 1.0, bank)
+    config = HeadConfig("none", "default", 1.0, bank, "cosine")
     return FewShotDetector(backbone.info, head, config, backbone.text_vectors("metal_nut"))
 
 
@@ -347,7 +347,7 @@ def test_a_reference_is_free_of_anomalies(
     backbone: Backbone, head: Head, cache: FeatureCache, photos: list[Image]
 ) -> None:
     for bank in ("raw", "calibrated"):
-        config = HeadConfig("none", "default", 0.0, bank)
+        config = HeadConfig("none", "default", 0.0, bank, "cosine")
         text = backbone.text_vectors("metal_nut")
         detector = FewShotDetector(backbone.info, head, config, text)
         stages, _ = cache.encode(photos[:3])

@@ -17,6 +17,7 @@ from cff_edge.backbones import load_backbone
 from cff_edge.checkpoint import CONFIG_NAME, HEAD_NAME, LOG_NAME, read_tensors
 from cff_edge.cli import main
 from cff_edge.config import load_config
+from cff_edge.run_state import RunState
 from cff_export.cli import main as export_main
 from cff_runtime.cli import main as run_main
 
@@ -222,7 +223,7 @@ def test_interrupting_and_resuming(
     out = tmp_path / "run"
     data = ["--data", str(tiny_dataset), "--exclude", "washer", "--cache", str(run / "cache")]
     with monkeypatch.context() as patch:
-        patch.setattr(training._Trainer, "_log", _interrupt)
+        patch.setattr(RunState, "log", _interrupt)
         assert main([*data, "--out", str(out), *SMALL]) == 130
     assert "interrupted; continue with --resume" in capsys.readouterr().err
     # the configuration alone is enough to continue

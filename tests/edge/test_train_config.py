@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cff_edge.config import MAX_SEED, Config, load_config
+from cff_edge.config import Config, load_config
+from cff_edge.config_checks import MAX_SEED
 from cff_runtime.errors import UsageError
 
 if sys.version_info >= (3, 11):

@@ -1,10 +1,15 @@
-"""Two-stage training on a drawn data set: stages, seeds, interruptions, losses, errors."""
+"""Two-stage training on the text map, as published: stages, seeds, interruptions, losses, errors.
+
+Training the calibrators on memory banks is in `test_bank_training`.
+"""
 
 import itertools
 import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,34 +37,27 @@ from cff_edge.detector import on_common_grid
 from cff_edge.heads import Head
 from cff_edge.losses import alignment_loss, dice_loss, focal_loss
 from cff_edge.mosaic import Mosaic
+from cff_edge.run_state import RunState
 from cff_edge.training import resolve_device, train
 from cff_runtime.errors import CffError, CheckpointError, DatasetError, StorageError, UsageError
 
 MakeConfig = Callable[..., Config]
+Interrupted = Callable[[type, str, int], AbstractContextManager[None]]
 State = dict[str, Tensor]
+TEXT = "train.calibrator_map=text"
+PUBLISHED = (
+    TEXT,
+    "train.projector_epochs=2",
+    "train.calibrator_epochs=2",
+    "train.learning_rate=1e-4",
+    "train.calibrator_learning_rate=1e-4",
+)
 
 
 @pytest.fixture
-def fit(
-    small_backbone: Backbone,
-    small_config: MakeConfig,
-    tiny_samples: list[Sample],
-    shared_cache: Path,
-    tmp_path: Path,
-) -> Callable[..., Head]:
+def fit(train_small: Callable[..., Head]) -> Callable[..., Head]:
     """Return ``fit(*overrides, run="run", resume=False, samples=...)``."""
-
-    def run(
-        *overrides: str,
-        run: str = "run",
-        resume: bool = False,
-        samples: list[Sample] | None = None,
-    ) -> Head:
-        config = small_config("train.projector_epochs=2", "train.calibrator_epochs=2", *overrides)
-        images = tiny_samples if samples is None else samples
-        return train(config, small_backbone, images, tmp_path / run, shared_cache, resume)
-
-    return run
+    return partial(train_small, *PUBLISHED)
 
 
 def _tensors(run: Path, name: str = HEAD_NAME) -> State:
@@ -101,7 +99,7 @@ def test_each_stage_trains_its_own_part(
     calibrator: str,
 ) -> None:
     kind = f"head.calibrator={calibrator}"
-    start = _initial(small_config(kind), small_backbone)
+    start = _initial(small_config(*PUBLISHED, kind), small_backbone)
     fit(kind, "train.calibrator_epochs=0", run="first")
     fit(kind, run="both")
     first, both = _tensors(tmp_path / "first"), _tensors(tmp_path / "both")
@@ -124,7 +122,8 @@ def test_the_backbone_stays_as_it_was(fit: Callable[..., Head], small_backbone: 
 
 
 def test_loss_goes_down_in_both_stages(fit: Callable[..., Head], tmp_path: Path) -> None:
-    fit("train.projector_epochs=8", "train.calibrator_epochs=4", "train.learning_rate=1e-3")
+    rates = ("train.learning_rate=1e-3", "train.calibrator_learning_rate=1e-3")
+    fit("train.projector_epochs=8", "train.calibrator_epochs=4", *rates)
     losses = _losses(tmp_path / "run")
     assert [(phase, epoch) for phase, epoch, _ in losses] == [
         *(("projectors", epoch) for epoch in range(1, 9)),
@@ -165,49 +164,31 @@ def test_without_calibrator_there_is_one_stage(fit: Callable[..., Head], tmp_pat
 # --- interruptions
 
 
-class _Interruption:
-    """Raises KeyboardInterrupt at the n-th call of something."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, name: str, at_call: int) -> None:
-        self.n_calls = 0
-        self.at_call = at_call
-        original = getattr(training._Trainer, name)
-
-        def interrupted(trainer: Any, *args: Any) -> Any:
-            self.n_calls += 1
-            if self.n_calls == self.at_call:
-                raise KeyboardInterrupt
-            return original(trainer, *args)
-
-        patch.setattr(training._Trainer, name, interrupted)
-
-
 @pytest.mark.parametrize("calibrator", ["affine", "mlp"])
 @pytest.mark.parametrize(
-    ("method", "at_call"),
+    ("owner", "method", "at_call"),
     [
-        ("_loss", 2),  # in the first epoch (3 batches each)
-        ("_loss", 5),  # in the second
-        ("_log", 2),  # after the last epoch of the projectors
-        ("_loss", 8),  # in the calibrators' first
-        ("_loss", 12),  # in the last batch of all
-        ("_save_state", 3),  # after an epoch, before it is written
+        (training._Trainer, "_loss", 2),  # in the first epoch (3 batches each)
+        (training._Trainer, "_loss", 5),  # in the second
+        (RunState, "log", 2),  # after the last epoch of the projectors
+        (training._Trainer, "_loss", 8),  # in the calibrators' first
+        (training._Trainer, "_loss", 12),  # in the last batch of all
+        (RunState, "save", 3),  # after an epoch, before it is written
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
     fit: Callable[..., Head],
     reference_runs: dict[str, Path],
     tmp_path: Path,
+    interrupted: Interrupted,
     calibrator: str,
+    owner: type,
     method: str,
     at_call: int,
 ) -> None:
     kind = f"head.calibrator={calibrator}"
-    with pytest.MonkeyPatch.context() as patch:
-        interruption = _Interruption(patch, method, at_call)
-        with pytest.raises(KeyboardInterrupt):
-            fit(kind)
-        assert interruption.n_calls == at_call
+    with interrupted(owner, method, at_call):
+        fit(kind)
     assert not (tmp_path / "run" / HEAD_NAME).exists()
     torch.manual_seed(at_call)  # of no effect
     fit(kind, resume=True)
@@ -215,7 +196,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert _equal(_tensors(tmp_path / "run"), _tensors(whole))
     assert _equal(_tensors(tmp_path / "run", STATE_NAME), _tensors(whole, STATE_NAME))
     resumed = [entry for entry in _losses(whole) if entry in _losses(tmp_path / "run")]
-    n_lost = 1 if method == "_log" else 0  # a line of the log, at most
+    n_lost = 1 if method == "log" else 0  # a line of the log, at most
     assert len(resumed) == len(_losses(tmp_path / "run")) == 4 - n_lost
 
 
@@ -230,8 +211,7 @@ def reference_runs(
     """Uninterrupted runs, by calibrator."""
     runs = {kind: tmp_path_factory.mktemp("whole") / kind for kind in ("affine", "mlp")}
     for kind, run in runs.items():
-        epochs = ("train.projector_epochs=2", "train.calibrator_epochs=2")
-        config = small_config(*epochs, f"head.calibrator={kind}")
+        config = small_config(*PUBLISHED, f"head.calibrator={kind}")
         train(config, small_backbone, tiny_samples, run, shared_cache)
     return runs
 
@@ -266,12 +246,10 @@ def test_an_existing_run_is_refused(
 )
 @pytest.mark.parametrize("at_call", [1, 4])
 def test_resuming_with_another_configuration_is_refused(
-    fit: Callable[..., Head], tmp_path: Path, override: str, at_call: int
+    fit: Callable[..., Head], interrupted: Interrupted, tmp_path: Path, override: str, at_call: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        _Interruption(patch, "_loss", at_call)
-        with pytest.raises(KeyboardInterrupt):
-            fit()
+    with interrupted(training._Trainer, "_loss", at_call):
+        fit()
     assert (tmp_path / "run" / STATE_NAME).exists() == (at_call == 4)
     with pytest.raises(CheckpointError, match=r"resumed with the configuration .*--config"):
         fit(override, resume=True)
@@ -288,7 +266,7 @@ def test_resuming_with_other_images_or_weights_is_refused(
     shutil.copytree(reference_runs["affine"], tmp_path / "run")
     with pytest.raises(CheckpointError, match="with the images and backbone weights it was"):
         fit(resume=True, samples=tiny_samples[:-1])
-    config = small_config("train.projector_epochs=2", "train.calibrator_epochs=2")
+    config = small_config(*PUBLISHED)
     other = load_backbone("efficientnet-lite0", "random", 64, 32)
     with pytest.raises(CheckpointError, match="with the images and backbone weights it was"):
         train(config, other, tiny_samples, tmp_path / "run", shared_cache, resume=True)
@@ -334,9 +312,9 @@ def test_the_loss_is_that_of_the_paper(
 ) -> None:
     fit()
     config = small_config(
-        "train.focal_weight=0.5", "train.dice_weight=0.3", "train.align_weight=0.7"
+        TEXT, "train.focal_weight=0.5", "train.dice_weight=0.3", "train.align_weight=0.7"
     )
-    trainer = training._Trainer(config, small_backbone, tiny_samples, tmp_path, shared_cache)
+    trainer = training._Trainer(config, small_backbone, tiny_samples, (), tmp_path, shared_cache)
     batch = [tiny_samples[i] for i in (0, 4, 8, 5)]  # two defective, two normal
     assert [sample.is_defective for sample in batch] == [True, False, True, False]
     masks = torch.stack([_mask(sample) for sample in batch])
@@ -415,7 +393,7 @@ def test_a_single_stage_can_be_trained(
 ) -> None:
     backbone = load_backbone("efficientnet-lite0", "imagenet", 64, 32, (4,))
     config = small_config(
-        "backbone.taps=4", "train.projector_epochs=1", "train.calibrator_epochs=1"
+        TEXT, "backbone.taps=4", "train.projector_epochs=1", "train.calibrator_epochs=1"
     )
     train(config, backbone, tiny_samples, tmp_path / "run")
     assert len(_losses(tmp_path / "run")) == 2
@@ -433,9 +411,10 @@ def test_settings_reach_the_optimiser(
         return original(kept, lr=lr, betas=betas)
 
     monkeypatch.setattr(torch.optim, "Adam", record)
-    fit("train.learning_rate=3e-3", "train.adam_betas=[0.5, 0.99]")
+    rates = ("train.learning_rate=3e-3", "train.calibrator_learning_rate=2e-3")
+    fit(*rates, "train.adam_betas=[0.5, 0.99]")
     n_projectors = 32 * (24 + 40 + 112 + 320 + 4)
-    assert made == [(3e-3, (0.5, 0.99), n_projectors), (3e-3, (0.5, 0.99), 4 * 32 * 33)]
+    assert made == [(3e-3, (0.5, 0.99), n_projectors), (2e-3, (0.5, 0.99), 4 * 32 * 33)]
     assert original([torch.zeros(1)]).defaults["betas"] == Config().train.adam_betas
 
 
@@ -488,7 +467,7 @@ def test_the_trunk_runs_once_per_image(
 def test_the_cache_lies_in_the_run_by_default(
     small_backbone: Backbone, small_config: MakeConfig, tiny_samples: list[Sample], tmp_path: Path
 ) -> None:
-    config = small_config("train.projector_epochs=0", "train.calibrator_epochs=0")
+    config = small_config(TEXT, "train.projector_epochs=0", "train.calibrator_epochs=0")
     train(config, small_backbone, tiny_samples, tmp_path / "run")
     assert len(list((tmp_path / "run" / "cache").rglob("*.safetensors"))) == 11
     assert _equal(_tensors(tmp_path / "run"), _initial(config, small_backbone))
@@ -505,12 +484,13 @@ def test_the_loss_of_april_gan_is_summed_over_the_stages(
     n_images: int,
 ) -> None:
     config = small_config(
+        TEXT,
         "train.loss_map=stages",
         "train.focal_weight=1",
         "train.dice_weight=1",
         "train.align_weight=0",
     )
-    trainer = training._Trainer(config, small_backbone, tiny_samples, tmp_path, shared_cache)
+    trainer = training._Trainer(config, small_backbone, tiny_samples, (), tmp_path, shared_cache)
     batch = [tiny_samples[i] for i in (0, 4, 8, 5)][:n_images]
     trainer.cache.fill([sample.path for sample in batch])
     masks = torch.stack([_mask(sample) for sample in batch]).double().numpy()
@@ -531,7 +511,9 @@ def test_the_loss_of_april_gan_is_summed_over_the_stages(
             dice = 1.0 - (2.0 * (p[1] * y).sum() + 1.0) / (p[1].sum() + y.sum() + 1.0)
             expected += dice / n_images
     assert got == pytest.approx([expected] * 2, rel=1e-5)
-    fused = small_config("train.focal_weight=1", "train.dice_weight=1", "train.align_weight=0")
+    fused = small_config(
+        TEXT, "train.focal_weight=1", "train.dice_weight=1", "train.align_weight=0"
+    )
     trainer.objective = objective.Objective(fused, small_backbone.info)
     assert trainer._loss("projectors", batch).item() < 0.5 * expected
 
@@ -543,8 +525,8 @@ def test_summed_features_are_trained_on_their_one_map(
     shared_cache: Path,
     tmp_path: Path,
 ) -> None:
-    config = small_config("head.text_map=features", "train.align_weight=0")
-    trainer = training._Trainer(config, small_backbone, tiny_samples, tmp_path, shared_cache)
+    config = small_config(TEXT, "head.text_map=features", "train.align_weight=0")
+    trainer = training._Trainer(config, small_backbone, tiny_samples, (), tmp_path, shared_cache)
     batch = [tiny_samples[i] for i in (0, 4)]
     trainer.cache.fill([sample.path for sample in batch])
     with torch.no_grad():
@@ -585,9 +567,9 @@ def test_alignment_can_see_given_references_instead(
     shared_cache: Path,
     tmp_path: Path,
 ) -> None:
-    plain, config = small_config(), small_config(*_on(references))
+    plain, config = small_config(TEXT), small_config(TEXT, *_on(references))
     trainers = [
-        training._Trainer(c, small_backbone, tiny_samples, tmp_path, shared_cache)
+        training._Trainer(c, small_backbone, tiny_samples, (), tmp_path, shared_cache)
         for c in (plain, config)
     ]
     # of one seed, so of one start; both defective, so that a batch has nothing to align
@@ -651,38 +633,13 @@ def test_a_share_of_the_images_become_mosaics_of_their_product(
     assert Counter(item.product for item in seen) == {"ring": 7, "washer": 4}
 
 
-def test_a_batch_keeps_its_order_with_mosaics_in_it(
-    small_backbone: Backbone,
-    small_config: MakeConfig,
-    tiny_samples: list[Sample],
-    shared_cache: Path,
-    tmp_path: Path,
-) -> None:
-    trainer = training._Trainer(
-        small_config(), small_backbone, tiny_samples, tmp_path, shared_cache
-    )
-    mosaic = Mosaic((tiny_samples[0], tiny_samples[4], tiny_samples[4], tiny_samples[1]))
-    batch = [tiny_samples[2], mosaic, tiny_samples[5]]
-    stages, target = trainer._inputs(batch)
-    expected = trainer.cache.load([tiny_samples[2].path, tiny_samples[5].path])
-    image, mask = mosaic.load(64, 64)
-    alone = trainer.cache.encode([image])[0]
-    for stage, plain, pasted in zip(stages, expected, alone, strict=True):
-        assert torch.equal(stage[[0, 2]], plain)
-        torch.testing.assert_close(stage[[1]], pasted)
-    masks = [_mask(tiny_samples[2]), torch.from_numpy(mask), _mask(tiny_samples[5])]
-    assert torch.equal(target, torch.stack([m.bool() for m in masks]))
-
-
 @pytest.mark.parametrize("at_call", [2, 5, 11])
 def test_a_resumed_run_draws_the_same_mosaics(
-    fit: Callable[..., Head], tmp_path: Path, at_call: int
+    fit: Callable[..., Head], interrupted: Interrupted, tmp_path: Path, at_call: int
 ) -> None:
     fit("train.mosaic=0.5", run="whole")
-    with pytest.MonkeyPatch.context() as patch:
-        _Interruption(patch, "_loss", at_call)
-        with pytest.raises(KeyboardInterrupt):
-            fit("train.mosaic=0.5")
+    with interrupted(training._Trainer, "_loss", at_call):
+        fit("train.mosaic=0.5")
     fit("train.mosaic=0.5", resume=True)
     assert _equal(_tensors(tmp_path / "run"), _tensors(tmp_path / "whole"))
 
@@ -713,9 +670,15 @@ def test_unusable_settings_are_refused_before_anything_is_written(
 
 
 def test_a_diverging_run_stops(fit: Callable[..., Head], tmp_path: Path) -> None:
-    with pytest.raises(CffError, match=r"loss must be finite, got inf in epoch 1 of the proj"):
-        fit("train.focal_weight=1e300")
-    assert not (tmp_path / "run" / HEAD_NAME).exists()
+    for n_epochs, phase, key in (
+        (1, "projectors", "learning_rate"),
+        (0, "calibrators", "calibrator_learning_rate"),
+    ):
+        run = f"{phase} diverge"
+        message = f"got inf in epoch 1 of the {phase}; .* with a smaller `train.{key}`"
+        with pytest.raises(CffError, match=message):
+            fit("train.focal_weight=1e300", f"train.projector_epochs={n_epochs}", run=run)
+        assert not (tmp_path / run / HEAD_NAME).exists()
 
 
 def test_an_unwritable_log_is_a_storage_error(fit: Callable[..., Head], tmp_path: Path) -> None:
@@ -740,7 +703,7 @@ def test_mixed_precision_on_cuda_trains_to_the_same_losses(
     runs = {}
     for device in ("cpu", "cuda"):
         backbone = load_backbone("efficientnet-lite0", "imagenet", 64, 32)
-        config = small_config(f"train.device={device}", "head.calibrator=affine")
+        config = small_config(TEXT, f"train.device={device}", "head.calibrator=affine")
         head = train(config, backbone, tiny_samples, tmp_path / device)
         assert {parameter.device.type for parameter in head.parameters()} == {"cpu"}
         assert {parameter.dtype for parameter in head.parameters()} == {torch.float32}

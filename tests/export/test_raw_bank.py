@@ -47,7 +47,7 @@ def case(
     """A tiny vision transformer as APRIL-GAN has it, and the pyramid with calibrators."""
     family, calibrator = request.param
     backbone = lite_backbone if family == "lite" else vit_backbone
-    name = ["backbone.name=efficientnet-lite0"]
+    name = ["backbone.name=efficientnet-lite0", "train.calibrator_map=text"]
     if family == "vit":
         name = [f"backbone.name={vit_name}", "backbone.weights=random"]
     config = load_config(None, [*name, f"head.calibrator={calibrator}", "head.bank=raw"])
