@@ -6,7 +6,7 @@ Ray and pyarrow are imported when a batch runs, not before. What is written: `ba
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -89,6 +89,7 @@ def run_batch(
     address : str
         Of a Ray cluster; ``local`` starts one on this machine.
     backend, provider : str
+        As of `Inspector.open`; a provider other than ``cpu`` takes a GPU for each worker.
     threads : int
         CPU threads of each worker; 0 shares the cluster's CPUs out equally.
     progress : callable, optional
@@ -125,14 +126,14 @@ def run_batch(
     if todo:
         n_cores = len(os.sched_getaffinity(0))
         with ray_cluster.join_cluster(address, n_cores, _STORE_BYTES) as resources:
-            uses_gpu = provider != "cpu"
-            n_workers, threads = _share(resources, n_workers, threads, uses_gpu)
+            n_workers, threads = _share(resources, n_workers, threads, provider)
             size = math.ceil(len(todo) / (n_workers * _BLOCKS_PER_WORKER))
             blocks = batch_workers.split_blocks(todo, min(size, MAX_BLOCK_IMAGES))
             options = {"provider": provider, "threads": threads}
+            job = batch_workers.Job(bundle, profile, out, backend, options)
             begun = perf_counter()
             for n_images in batch_workers.score_blocks(
-                blocks, bundle, profile, out, backend, options, n_workers, float(uses_gpu)
+                job, blocks, n_workers, float(provider != "cpu")
             ):
                 n_scored += n_images
                 if progress is not None:
@@ -154,7 +155,7 @@ def run_batch(
 
 
 def _share(
-    resources: dict[str, float], n_workers: int | None, threads: int, uses_gpu: bool
+    resources: Mapping[str, float], n_workers: int | None, threads: int, provider: str
 ) -> tuple[int, int]:
     """Return the number of workers and the CPU threads of each, none idle and none fought over.
 
@@ -165,17 +166,21 @@ def _share(
     """
     n_cpus, n_gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     if n_workers is None:
-        n_workers = max(1, n_gpus if uses_gpu else n_cpus // max(1, threads))
+        n_workers = max(1, n_cpus // max(1, threads) if provider == "cpu" else n_gpus)
     if n_workers < 1:
         raise UsageError(f"`--workers` must be 1 or more, got {n_workers}")
+    if threads < 0:
+        raise UsageError(f"`--threads` must be 0 or more, got {threads}")
     threads = threads or max(1, n_cpus // n_workers)
     if n_workers * threads > n_cpus:
         raise UsageError(
             f"`--workers` times `--threads` must fit the cluster's {n_cpus} CPUs, got "
             f"{n_workers} x {threads}"
         )
-    if uses_gpu and n_workers > n_gpus:
+    if provider != "cpu" and n_workers > n_gpus:
         raise UsageError(
-            f"`--workers` must be at most the cluster's {n_gpus} GPUs, got {n_workers}"
+            f"`--provider {provider}` must have a GPU for each worker, got {n_workers} "
+            f"worker{'' if n_workers == 1 else 's'} and {n_gpus} GPUs in the cluster; "
+            "use fewer workers or the provider cpu"
         )
     return n_workers, threads

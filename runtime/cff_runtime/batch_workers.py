@@ -9,7 +9,8 @@ without that a file that exhausts the memory would be tried for ever.
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +33,32 @@ _START_SECONDS = 600  # a worker that dies while it loads would be started for e
 Block = Sequence[tuple[ImageKey, bytes]]
 
 
-def score_blocks(
-    blocks: Sequence[Block],
-    bundle: Path,
-    profile: Path,
-    out: Path,
-    backend: str,
-    options: dict[str, Any],
-    n_workers: int,
-    n_gpus: float,
-) -> Iterator[int]:
-    """Score blocks of images into parts of `out`; yield the size of each finished block.
+@dataclass(frozen=True)
+class Job:
+    """What every worker needs to know; paths are absolute and the same on every machine.
+
+    Attributes
+    ----------
+    bundle, profile, out : Path
+    backend : str
+    options : mapping
+        Of the backend; ``threads`` is what each worker gets of the CPU.
+    """
+
+    bundle: Path
+    profile: Path
+    out: Path
+    backend: str
+    options: Mapping[str, Any]
+
+
+def score_blocks(job: Job, blocks: Sequence[Block], n_workers: int, n_gpus: float) -> Iterator[int]:
+    """Score blocks of images into parts; yield the size of each finished block.
 
     Parameters
     ----------
+    job : Job
     blocks : sequence of blocks
-    bundle, profile, out : Path
-        Absolute, and the same on every machine of the cluster, as the images' paths are.
-    backend : str
-    options : dict
-        Of the backend; ``threads`` is what each worker gets of the CPU.
     n_workers : int
     n_gpus : float
         GPUs of each worker.
@@ -66,18 +73,15 @@ def score_blocks(
     context.enable_progress_bars = False
     context.wait_for_min_actors_s = _START_SECONDS
     items = [
-        {
-            "images": [{**key._asdict(), "path": path} for key, path in block],
-        }
-        for block in blocks
+        {"images": [{**key._asdict(), "path": path} for key, path in block]} for block in blocks
     ]
     scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         Scorer,
-        fn_constructor_args=(bundle, profile, out, backend, options),
+        fn_constructor_args=(job,),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=n_workers),
-        num_cpus=options["threads"],
+        num_cpus=job.options["threads"],
         num_gpus=n_gpus,
     )
     try:
@@ -94,13 +98,11 @@ def score_blocks(
 class Scorer:
     """What an actor holds: an inspector and a profile."""
 
-    def __init__(
-        self, bundle: Path, profile: Path, out: Path, backend: str, options: dict[str, Any]
-    ) -> None:
-        cv2.setNumThreads(options["threads"])
-        self._inspector = Inspector.open(bundle, backend, options)
-        self._profile = Profile.load(profile)
-        self._out = out
+    def __init__(self, job: Job) -> None:
+        cv2.setNumThreads(job.options["threads"])
+        self._inspector = Inspector.open(job.bundle, job.backend, job.options)
+        self._profile = Profile.load(job.profile)
+        self._out = job.out
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score the blocks of a table with the column `images`."""

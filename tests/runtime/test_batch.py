@@ -319,7 +319,8 @@ def test_workers_that_cannot_open_the_bundle_end_the_batch(
         ({"n_workers": 0}, "`--workers` must be 1 or more, got 0"),
         ({"n_workers": 3}, "must fit the cluster's 2 CPUs, got 3 x 1"),
         ({"n_workers": 2, "threads": 2}, "must fit the cluster's 2 CPUs, got 2 x 2"),
-        ({"n_workers": 1, "provider": "cuda"}, "at most the cluster's 0 GPUs, got 1"),
+        ({"threads": -1}, "`--threads` must be 0 or more, got -1"),
+        ({"provider": "cuda"}, "must have a GPU for each worker, got 1 worker and 0 GPUs"),
     ],
 )
 def test_workers_must_fit_the_cluster(
