@@ -1,7 +1,8 @@
 """Fused ONNX graphs against the unfolded PyTorch detector, on photographs.
 
 Two backbone families times three calibrators. Tolerances are those of the parity gate: features
-are unit vectors, the text map reaches 4, and an anomaly map 8 plus the weighted text map.
+are unit vectors, the text map reaches 4, and an anomaly map 21 plus the weighted text map. The
+pyramid sums logarithms of distances, the vision transformer distances.
 """
 
 from collections.abc import Callable
@@ -72,6 +73,11 @@ def test_features(answers: Answers) -> None:
         assert np.abs(got @ got.T - expected @ expected.T).max() <= 1e-4
 
 
+def test_the_papers_backbone_sums_distances_and_the_small_one_logarithms(answers: Answers) -> None:
+    expected = "log" if answers.family == "lite" else "cosine"
+    assert answers.case.bundle.manifest.distance == answers.case.config.head.distance == expected
+
+
 def test_rank_fold_is_where_it_should_be(answers: Answers) -> None:
     manifest = answers.case.bundle.manifest
     widths = [stage.width for stage in manifest.stages]
@@ -113,13 +119,16 @@ def test_anomaly_maps_scores_and_verdicts(
 
 
 def _anomaly_map(answers: Answers, index: int, references: list[int]) -> Array:
-    """Distance to the references' tokens, upsampled and summed, plus the weighted text map."""
+    """Distances to the references' tokens, upsampled and summed, plus the weighted text map."""
     text_map = answers.torch.text_map[index].double().numpy()
     total = answers.case.config.head.text_weight * text_map
     for stage, info in zip(answers.torch.features, answers.case.backbone.info.stages, strict=True):
         bank = stage[references].double().flatten(0, 1).numpy()
         cosine = stage[index].double().numpy() @ bank.T
-        grid = (1.0 - cosine.max(axis=1)).reshape(info.grid)
+        plane = 1.0 - cosine.max(axis=1)
+        if answers.case.config.head.distance == "log":
+            plane = np.log1p(np.maximum(plane, 0.0) / 0.01)
+        grid = plane.reshape(info.grid)
         total = total + _upsample(_upsample(grid, len(total)).T, len(total)).T
     return total
 

@@ -383,6 +383,23 @@ def test_id_follows_what_decides_a_score_and_nothing_else(
     assert other.manifest.id != case.bundle.manifest.id
 
 
+def test_another_distance_makes_another_bundle_of_the_same_graphs(
+    case: Any, replay: Callable[[Bundle], None], tmp_path: Path
+) -> None:
+    replay(case.bundle)
+    head = dataclasses.replace(case.config.head, distance="log")
+    config = dataclasses.replace(case.config, head=head)
+    bundle = export_bundle(case.backbone, case.head, config, tmp_path / "log", ExportSettings())
+    found, before = bundle.manifest, case.bundle.manifest
+    assert (before.distance, found.distance) == ("cosine", "log")
+    assert found.id != before.id
+    assert found.files[found.encoder] == before.files[before.encoder]
+    # the gate holds the runtime's maps against golden ones in float64; they are others now
+    assert found.parity["passed"] is True
+    before_map, found_map = (b.tensors(b.manifest.golden)["map_2"] for b in (case.bundle, bundle))
+    assert (found_map > before_map + 1.0).any()
+
+
 def test_default_text_weight_is_that_of_training(case: Any, lite_bundle: Bundle) -> None:
     assert case.bundle.manifest.text.weight == 1.0
     assert lite_bundle.manifest.text.weight == load_config().head.text_weight < 0.1
