@@ -16,6 +16,9 @@ from cff_runtime.errors import DatasetError
 
 N_REFERENCES = (1, 2, 4)  # K of an episode, drawn evenly: the shots of the paper
 _DEFECTIVE_SHARE = 0.6  # of the queries
+_FEWEST_NORMALS = 2  # a reference and the control
+
+Product = tuple[Path | None, str]  # folder of the data set, name: two data sets may share a name
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,11 @@ class EpisodePool:
     samples : sequence of Sample
         Labelled images: the queries.
     normals : sequence of Sample
-        Good images for references and controls. Products without any here take their good samples.
+        Good images for references and controls. Products with fewer than two here take their good
+        samples.
     roots : sequence of Path
-        Folders of the data sets, to tell which products belong together.
+        Folders of the data sets, as given to `read_dataset`, to tell which products belong
+        together. Images in none of them count as one data set.
 
     Raises
     ------
@@ -63,15 +68,18 @@ class EpisodePool:
     def __init__(
         self, samples: Sequence[Sample], normals: Sequence[Sample], roots: Sequence[Path]
     ) -> None:
-        self._defective = _by_product([s for s in samples if s.is_defective])
-        self._good = _by_product([s for s in samples if not s.is_defective])
-        self._normals = {**self._good, **_by_product(normals)}
-        groups: dict[Path | str, list[str]] = {}
-        for product, defective in self._defective.items():
-            if len(self._normals.get(product, ())) >= 2:
-                path = defective[0].path
-                root = next((root for root in roots if path.is_relative_to(root)), product)
-                groups.setdefault(root, []).append(product)
+        folders = [*roots, *(root.resolve() for root in roots)]  # `read_dataset` may resolve them
+        self._defective = _by_product([s for s in samples if s.is_defective], folders)
+        self._good = _by_product([s for s in samples if not s.is_defective], folders)
+        self._normals: dict[Product, list[Sample]] = {}
+        groups: dict[Path | None, list[Product]] = {}
+        given = _by_product(normals, folders)
+        for product in self._defective:
+            for images in (given.get(product, []), self._good.get(product, [])):
+                if len(images) >= _FEWEST_NORMALS:
+                    self._normals[product] = images
+                    groups.setdefault(product[0], []).append(product)
+                    break
         if not groups:
             raise DatasetError(
                 "training on memory banks needs a product with two good images beside a defective "
@@ -94,10 +102,12 @@ class EpisodePool:
         return Episode(tuple(references), control, tuple(queries))
 
 
-def _by_product(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    products: dict[str, list[Sample]] = {}
+def _by_product(samples: Sequence[Sample], folders: Sequence[Path]) -> dict[Product, list[Sample]]:
+    products: dict[Product, list[Sample]] = {}
     for sample in samples:
-        products.setdefault(sample.product, []).append(sample)
+        holding = [folder for folder in folders if sample.path.is_relative_to(folder)]
+        root = max(holding, key=lambda folder: len(folder.parts), default=None)  # the nearest
+        products.setdefault((root, sample.product), []).append(sample)
     return products
 
 
