@@ -97,6 +97,7 @@ def test_layers_become_the_projectors_of_a_run(
     assert main(_call(published, run)) == 0
     config, tensors, facts = load_run(run)
     assert (config.head.calibrator, config.head.bank, config.head.text_weight) == ("none", "raw", 1)
+    assert config.head.distance == "cosine"
     assert (config.train.projector_epochs, config.train.calibrator_epochs) == (0, 0)
     assert facts["backbone"]["activation"] == "gelu"
     assert facts["imported"]["file"] == "visa_pretrained.pth"
@@ -127,7 +128,11 @@ def test_an_imported_run_scores_and_exports(
     assert output.maps.shape == (1, SIZE_PX, SIZE_PX)
     assert export_main([str(run), "--out", str(bundle)]) == 0
     manifest = Bundle.open(bundle).manifest
-    assert (manifest.head["bank"], manifest.text.weight) == ("raw", 1.0)
+    assert (manifest.head["bank"], manifest.distance, manifest.text.weight) == (
+        "raw",
+        "cosine",
+        1.0,
+    )
     assert [stage.width for stage in manifest.stages] == [48] * 4
 
 

@@ -1,6 +1,8 @@
 """The few-shot detector: banks, text maps, scores, and agreement with the runtime's enrolment."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from cff_edge.detector import Detector
 from cff_edge.feature_cache import FeatureCache
 from cff_edge.few_shot import (
     FewShotDetector,
+    distance_map,
     measure_peak_scale,
     nearest_cosine,
     transductive_scores,
@@ -90,6 +93,11 @@ def _calibrated(head: Head, stages: list[Tensor]) -> list[Array]:
     return out
 
 
+def _config(bank: str = "calibrated", **changes: Any) -> HeadConfig:
+    fields = {"projector_init": "default", "text_weight": 0.3, "bank": bank, **changes}
+    return HeadConfig(**fields)
+
+
 def _brute_force(
     head: Head, config: HeadConfig, references: list[Tensor] | None, stages: list[Tensor]
 ) -> Array:
@@ -120,17 +128,21 @@ def _brute_force(
                 banked, searched = _calibrated(head, references), calibrated
             for bank, tokens, grid in zip(banked, searched, grids, strict=True):
                 rows = _unit(bank.reshape(-1, bank.shape[-1]))
-                distance = (1.0 - _unit(tokens[image]) @ rows.T).min(axis=1)
-                total += _upsample(distance.reshape(grid), size)
+                plane = (1.0 - _unit(tokens[image]) @ rows.T).min(axis=1)
+                if config.distance == "log":
+                    plane = np.log1p(plane / 0.01)
+                total += _upsample(plane.reshape(grid), size)
         maps.append(total)
     return np.stack(maps)
 
 
 @pytest.mark.parametrize("bank", ["calibrated", "raw"])
+@pytest.mark.parametrize("distance", ["cosine", "log"])
 @pytest.mark.parametrize("text_map", ["maps", "features"])
 @pytest.mark.parametrize("calibrator", ["none", "affine"])
-def test_maps_equal_brute_force(bank: str, text_map: str, calibrator: str) -> None:
-    head, config = _head(calibrator), HeadConfig(calibrator, "default", 0.3, bank, text_map)
+def test_maps_equal_brute_force(bank: str, distance: str, text_map: str, calibrator: str) -> None:
+    head = _head(calibrator)
+    config = _config(bank, calibrator=calibrator, distance=distance, text_map=text_map)
     detector = FewShotDetector(INFO, head, config, _text())
     references, stages = _stages(3, 1), _stages(2, 2)
     zero_shot = detector.score(stages, None)
@@ -146,20 +158,32 @@ def test_maps_equal_brute_force(bank: str, text_map: str, calibrator: str) -> No
     )
 
 
-def test_kinds_of_bank_and_text_map_differ() -> None:
+@pytest.mark.parametrize(
+    "changes", [{"bank": "raw"}, {"text_map": "features"}, {"distance": "cosine"}]
+)
+def test_kinds_of_bank_text_map_and_distance_differ(changes: dict[str, str]) -> None:
     maps = []
-    for bank, text_map in (("calibrated", "maps"), ("raw", "maps"), ("calibrated", "features")):
-        config = HeadConfig("affine", "default", 0.3, bank, text_map)
+    for config in (_config(), _config(**changes)):
         detector = FewShotDetector(INFO, _head(), config, _text())
         detector.fit(_stages(3, 1))
         maps.append(detector.score(_stages(2, 2), None).maps)
     assert (maps[0] - maps[1]).abs().max() > 0.05
-    assert (maps[0] - maps[2]).abs().max() > 0.05
+
+
+def test_the_logarithm_of_no_distance_is_none() -> None:
+    """Rounding may leave a token a hair beyond its own twin; NaN must not become a distance."""
+    nearest = torch.tensor([[1.0, 1.0 + 3e-7, 0.99, float("nan")]])
+    assert nearest[0, 1] > 1.0
+    found = distance_map(nearest, (1, 4), (1, 4), "log")
+    assert found.shape == (1, 1, 4)
+    assert found[0, 0, :2].tolist() == [0.0, 0.0]
+    assert found[0, 0, 2].item() == pytest.approx(math.log(2.0), abs=1e-5)
+    assert torch.isnan(found[0, 0, 3])
 
 
 @pytest.mark.parametrize("text_map", ["maps", "features"])
 def test_the_text_map_has_one_range(text_map: str) -> None:
-    config = HeadConfig("affine", "default", 1.0, "calibrated", text_map)
+    config = _config(text_weight=1.0, text_map=text_map)
     text = _text()
     certain = torch.stack([-text[:, 1], text[:, 1]], dim=1)
     head = _head("none")
@@ -171,11 +195,16 @@ def test_the_text_map_has_one_range(text_map: str) -> None:
 
 
 @pytest.mark.parametrize("bank", ["calibrated", "raw"])
-def test_a_reference_against_its_own_bank_is_zero(bank: str) -> None:
-    detector = FewShotDetector(INFO, _head(), HeadConfig("affine", "default", 0.0, bank), _text())
+@pytest.mark.parametrize(("distance", "rounding"), [("cosine", 1e-6), ("log", 1e-4)])
+def test_a_reference_against_its_own_bank_is_zero(
+    bank: str, distance: str, rounding: float
+) -> None:
+    """Apart from the cosine's rounding, 100 times that of which the logarithm makes."""
+    config = _config(bank, text_weight=0.0, distance=distance)
+    detector = FewShotDetector(INFO, _head(), config, _text())
     references = _stages(3, 1)
     detector.fit(references)
-    assert detector.score(references, None).maps.abs().max() < 1e-6
+    assert detector.score(references, None).maps.abs().max() < rounding
     assert detector.score(_stages(1, 5), None).maps.min() > 1e-3
 
 

@@ -27,9 +27,10 @@ def test_defaults_are_those_of_the_embedded_backbone_and_the_paper() -> None:
     assert config == Config()
     assert (config.backbone.name, config.backbone.weights) == ("efficientnet-lite0", "imagenet")
     train = config.train
-    assert (train.learning_rate, train.batch_size, train.seed) == (1e-4, 16, 42)
+    assert (train.batch_size, train.seed) == (16, 42)
     assert (train.focal_weight, train.dice_weight, train.align_weight) == (0.6, 0.4, 0.1)
     assert (train.global_weight, train.global_scale) == (0.1, "tokens")
+    assert config.head.distance == "log"
 
 
 def test_file_sets_values_and_the_rest_keeps_its_defaults(tmp_path: Path) -> None:
@@ -72,6 +73,7 @@ def test_open_clip_gets_the_papers_recipe(tmp_path: Path) -> None:
     for config in (load_config(path), load_config(None, ["backbone.name=open_clip:ViT-L-14-336"])):
         assert (config.backbone.weights, config.backbone.image_size) == ("openai", 518)
         assert (config.head.projector_init, config.head.text_weight) == ("default", 1.0)
+        assert config.head.distance == "cosine"
         assert (config.train.projector_epochs, config.train.calibrator_epochs) == (15, 15)
     config = load_config(path, ["backbone.image_size=336", "train.projector_epochs=3"])
     assert (config.backbone.image_size, config.train.projector_epochs) == (336, 3)
@@ -91,6 +93,7 @@ def test_april_gan_presets_are_its_published_scripts(
     head, train = config.head, config.train
     assert (head.calibrator, head.bank, head.text_map) == ("none", "raw", "maps")
     assert (head.projector_init, head.text_weight) == ("default", 1.0)
+    assert head.distance == "cosine"
     assert (train.learning_rate, train.adam_betas) == (1e-3, (0.5, 0.999))
     assert (train.batch_size, train.seed) == (8, 111)
     assert (train.projector_epochs, train.mosaic) == (epochs, mosaic)
@@ -119,11 +122,38 @@ def test_a_preset_names_the_backbone_that_brings_its_recipe() -> None:
             "`head.calibrator` must be affine or mlp to align on references",
         ),
         (["train.loss_map=stages", "head.text_map=features"], '`train.loss_map` must be "fused"'),
+        (
+            ["head.bank=raw"],
+            '`train.calibrator_map` must be "text" with `head.bank = "raw"`, got "bank"',
+        ),
+        (
+            ["train.mosaic=0.1", "head.calibrator=mlp"],
+            '`train.calibrator_map` must be "text" with `train.mosaic`, got "bank"',
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_config(None, overrides)
+
+
+@pytest.mark.parametrize("trouble", ["head.bank=raw", "train.mosaic=0.1"])
+@pytest.mark.parametrize(
+    "remedy", ["train.calibrator_map=text", "head.calibrator=none", "train.calibrator_epochs=0"]
+)
+def test_memory_banks_train_nothing_where_no_calibrator_is_trained_on_them(
+    trouble: str, remedy: str
+) -> None:
+    assert load_config(None, [trouble, remedy]) == load_config(None, [remedy, trouble])
+
+
+def test_what_trains_the_calibrators_follows_the_backbone() -> None:
+    assert load_config().train.calibrator_map == "bank"
+    name = "backbone.name=open_clip:ViT-L-14-336"
+    assert load_config(None, [name]).train.calibrator_map == "text"  # the paper's recipe
+    own = ["train.calibrator_map=bank", "train.episode_queries=8"]
+    train = load_config(None, [name, *own]).train
+    assert (train.calibrator_map, train.episode_queries) == ("bank", 8)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +231,11 @@ def test_malformed_overrides_are_refused(override: str) -> None:
         ("train.learning_rate=-0.1", "`train.learning_rate` must be above 0"),
         ("train.learning_rate=nan", "`train.learning_rate` must be above 0 and finite, got nan"),
         ("train.learning_rate=inf", "`train.learning_rate` must be above 0 and finite, got inf"),
+        ("train.calibrator_learning_rate=0", "`train.calibrator_learning_rate` must be above 0"),
+        ("train.calibrator_learning_rate=nan", "`train.calibrator_learning_rate` .* got nan"),
+        ("train.episode_queries=0", "`train.episode_queries` must be above 0 and finite, got 0"),
+        ("train.episode_queries=2.5", "`train.episode_queries` must be of type int, got 2.5"),
+        ("train.calibrator_map=both", "`train.calibrator_map` must be one of text, bank, got 'b"),
         ("train.projector_epochs=-1", "`train.projector_epochs` must be 0 or more"),
         ("train.calibrator_epochs=-1", "`train.calibrator_epochs` must be 0 or more"),
         ("train.focal_weight=-1.0", "`train.focal_weight` must be 0 or more"),
@@ -217,6 +252,7 @@ def test_malformed_overrides_are_refused(override: str) -> None:
         ("head.text_weight=-0.1", "`head.text_weight` must be 0 or more"),
         ("head.text_weight=inf", "`head.text_weight` must be 0 or more and finite, got inf"),
         ("head.bank=mixed", "`head.bank` must be one of calibrated, raw, got 'mixed'"),
+        ("head.distance=euclidean", "`head.distance` must be one of cosine, log, got 'euclidean'"),
         ("head.text_map=both", "`head.text_map` must be one of maps, features, got 'both'"),
         ("train.loss_map=all", "`train.loss_map` must be one of fused, stages, got 'all'"),
         ("train.align_on=all", "`train.align_on` must be one of batch, references, got 'all'"),
