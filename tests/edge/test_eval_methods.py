@@ -98,6 +98,20 @@ def test_a_changed_run_has_another_identity(lite_run: Path, tmp_path: Path) -> N
     assert same["sha256"] == sha256  # a blank line decides nothing
 
 
+@pytest.mark.parametrize("kind", ["run", "raw"])
+def test_another_distance_is_told_and_another_identity(
+    kind: str, lite_run: Path, tmp_path: Path
+) -> None:
+    text, overrides = (f"a={lite_run}", ()) if kind == "run" else ("a=raw", RAW)
+    cell = Cell("a", "data", "ring", 1, 0)
+    default, *others = (
+        open_method(parse_method(text, (*overrides, *change)), tmp_path).facts(cell)
+        for change in ((), ("head.distance=log",), ("head.distance=cosine",))
+    )
+    assert [facts["distance"] for facts in (default, *others)] == ["log", "log", "cosine"]
+    assert default["sha256"] == others[0]["sha256"] != others[1]["sha256"]
+
+
 def test_overrides_that_do_not_fit_a_run_are_refused(lite_run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="must be"):
         open_method(parse_method(f"a={lite_run}", ["backbone.image_size=64"]), tmp_path)
@@ -329,6 +343,8 @@ def test_provenance_says_what_made_the_figures(
     assert (facts["kind"], facts["backbone"]) == ("run", "efficientnet-lite0")
     assert facts["run"] == str(lite_run)
     assert results["onnx", "ring"].provenance["method"]["id"] == lite_bundle.manifest.id
+    for name in ("torch", "onnx"):
+        assert results[name, "ring"].provenance["method"]["distance"] == "log"
     assert results["torch", "ring"].provenance["versions"]["numpy"] == np.__version__
     assert results["torch", "ring"].provenance["warnings"] == []
     # the run was trained on `washer`; the bundle's manifest does not say so
