@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cff_runtime.errors import BackendError
 
 DISTANCES = ("cosine", "log")
-# Below it a distance counts as none: normal parts lie at 0.01 to 0.15, by stage and product.
+# Distances far below it count as none: normal parts lie at 0.01 to 0.15, by stage and product.
 LOG_SCALE = 0.01
 
 
