@@ -80,10 +80,7 @@ class HeadConfig:
         See `cff_edge.heads`.
     text_weight : float
         1 in the paper. The embedded backbone's default is small: it has learned anchors instead of
-        text, which mislead on products unlike those trained on. Heads trained on piped,
-        fabric_hsst and ballscrew gained .010 of pixel AP over raw features on the demo's seven
-        synthetic products at 0.02 (worst product -.007), .014 at 0.05 (worst -.022) and lost .016
-        at 0.2; 0.02 is the largest weight tried that costs no product more than 0.01.
+        text, which mislead on products unlike those trained on (docs/experiment.md).
     bank : {'calibrated', 'raw'}
         What the memory bank holds and is searched with: calibrated features (CFF), or raw backbone
         tokens (APRIL-GAN), where the head decides the text map alone.
@@ -97,7 +94,7 @@ class HeadConfig:
 
     calibrator: str = "affine"
     projector_init: str = "orthonormal"
-    text_weight: float = 0.02
+    text_weight: float = 0.1
     bank: str = "calibrated"
     distance: str = "log"
     text_map: str = "maps"
@@ -141,7 +138,7 @@ class TrainConfig:
     projector_epochs: int = 3
     calibrator_epochs: int = 5
     learning_rate: float = 1e-4
-    calibrator_learning_rate: float = 1e-3
+    calibrator_learning_rate: float = 1e-4
     adam_betas: tuple[float, ...] = (0.9, 0.999)
     batch_size: int = 16
     seed: int = 42
@@ -152,7 +149,7 @@ class TrainConfig:
     global_scale: str = "tokens"
     adjacent_weights: tuple[float, ...] = ()
     loss_map: str = "fused"
-    calibrator_map: str = "bank"
+    calibrator_map: str = "text"
     episode_queries: int = 5
     align_on: str = "batch"
     mosaic: float = 0.0

@@ -16,8 +16,6 @@ OPEN_CLIP: dict[str, dict[str, Any]] = {
     "train": {
         "projector_epochs": 15,
         "calibrator_epochs": 15,
-        "calibrator_learning_rate": 1e-4,
-        "calibrator_map": "text",
     },
 }
 

@@ -94,7 +94,7 @@ def _build_parser() -> argparse.ArgumentParser:
     version = package_version("cff-edge") or "unknown"
     parser.add_argument("--version", action="version", version=f"cff-bench {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add_command in (_add_table6, _add_latency, _add_demo, _add_real_parts):
+    for add_command in (_add_table6, _add_latency, _add_demo, _add_real_parts, _add_experiment):
         add_command(subparsers)
     return parser
 
@@ -199,6 +199,36 @@ def _run_real_parts(args: argparse.Namespace) -> int:
     from cff_bench.demo.real_parts import run_real_parts
 
     run_real_parts(args.out, args.k, overrides=args.overrides)
+    return 0
+
+
+def _add_experiment(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "experiment", help="what calibration is worth: docs/experiment.md, on the data of CFF_DATA"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/experiment"), help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("docs/results"), help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=_positive,
+        default=available_cores(),
+        help="commands side by side (default: physical cores, %(default)s here)",
+    )
+    parser.set_defaults(run=_run_experiment)
+
+
+def _run_experiment(args: argparse.Namespace) -> int:
+    from cff_bench.experiment.pipeline import Experiment, data_folder
+    from cff_bench.experiment.report import format_report, write_report
+
+    experiment = Experiment(data_folder(), args.out, args.jobs)
+    experiment.develop()
+    experiment.test()
+    print(format_report(write_report(experiment, args.results, ("cff-bench", "experiment"))))
     return 0
 
 

@@ -1,6 +1,7 @@
 """Running the command lines as a user would, each shown before it runs."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -11,12 +12,13 @@ from cff_runtime.errors import CffError
 
 _MODULE_OF = {
     "cff-train": "cff_edge.cli",
+    "cff-eval": "cff_edge.evaluation.cli",
     "cff-export": "cff_export.cli",
     "cff-run": "cff_runtime.cli",
 }
 
 
-def run(command: Sequence[object], n_lines: int = 0) -> str:
+def run(command: Sequence[object], n_lines: int = 0, one_thread: bool = False) -> str:
     """Show and run a command line of the project; return what it printed on stdout.
 
     Its progress and messages go to this process's stderr as they come.
@@ -24,9 +26,11 @@ def run(command: Sequence[object], n_lines: int = 0) -> str:
     Parameters
     ----------
     command : sequence
-        ``cff-train``, ``cff-export`` or ``cff-run``, and its arguments.
+        ``cff-train``, ``cff-eval``, ``cff-export`` or ``cff-run``, and its arguments.
     n_lines : int
         Lines expected on stdout, one per image; their number is shown as progress.
+    one_thread : bool
+        Keep its arithmetic to one thread, for commands that run side by side.
 
     Raises
     ------
@@ -38,7 +42,8 @@ def run(command: Sequence[object], n_lines: int = 0) -> str:
     module = _MODULE_OF[words[0]]
     lines = []
     arguments = [sys.executable, "-m", module, *words[1:]]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"} if one_thread else None
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stdout or ():
             lines.append(line)
             if n_lines:

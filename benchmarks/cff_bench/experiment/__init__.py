@@ -1,0 +1,1 @@
+"""What calibration is worth: heads side by side on products never seen (docs/experiment.md)."""
