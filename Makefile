@@ -7,7 +7,7 @@ BIN := .venv/bin
 DEMO_ARGUMENTS = $(if $(DATA),--data $(DATA)) $(if $(TRAIN),--train $(TRAIN)) \
 	$(if $(PRODUCT),--product $(PRODUCT))
 
-.PHONY: install demo test slow-test real-parts peers-install peers-test check format clean
+.PHONY: install demo test slow-test real-parts experiment peers-install peers-test check format clean
 
 install: .venv/.installed
 
@@ -27,6 +27,11 @@ slow-test: install
 
 real-parts: install
 	$(BIN)/cff-bench real-parts --out build/real-parts
+
+# needs CFF_DATA; an hour on two cores, and goes on where it was stopped
+experiment: install
+	$(BIN)/cff-bench experiment
+	$(BIN)/python scripts/update_tables.py
 
 peers-install: .venv-peers/.installed
 

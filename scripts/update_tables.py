@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""Write the documents' tables from the JSON that `cff-bench` wrote.
+
+`--check` changes nothing and fails if a table differs from its JSON.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ("README.md", "docs/experiment.md")
+EXPERIMENT = "docs/results/experiment.json"
+
+_METRICS = {
+    "pixel_ap": "pixel AP",
+    "pixel_auroc": "pixel AUROC",
+    "pro": "PRO",
+    "image_auroc": "image AUROC",
+}
+_COMPARED = ("pixel_ap", "pixel_auroc", "image_auroc")
+
+
+def real_parts(report: dict[str, Any]) -> str:
+    """Accuracy on the real parts, one row per head."""
+    metrics = {
+        "image AUROC": ("image_auroc", ".3f"),
+        "pixel AUROC": ("pixel_auroc", ".3f"),
+        "pixel AP": ("pixel_ap", ".3f"),
+        "false rejects": ("false_reject_rate", ".1%"),
+        "false accepts": ("false_accept_rate", ".1%"),
+    }
+    rows = [
+        [head, *(format(values[key], spec) for key, spec in metrics.values())]
+        for head, values in report["means"].items()
+    ]
+    products = sorted({entry["product"] for entry in report["products"]})
+    n_images = sum(entry["n_test_images"] for entry in report["products"]) // len(rows)
+    return (
+        f"**Accuracy.** Means over {len(products)} products of MVTec AD ({', '.join(products)}; "
+        f"{n_images} test images of a small subset, not comparable with published figures), "
+        f"K = {report['k']}, `efficientnet-lite0`, adapters trained on "
+        f"{', '.join(report['trained_on'])} (`make real-parts`, `real_parts.json`). `raw` is the "
+        "backbone alone, `none` adds projectors, `affine` calibrators as well (the default).\n\n"
+        + _table(["head", *metrics], rows)
+    )
+
+
+def latency(report: dict[str, Any]) -> str:
+    """One inspection, stage by stage."""
+    environment, subject = report["environment"], report["bundle"]
+    rows = [
+        [
+            stage["name"],
+            *(f"{stage[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")),
+            f"{stage['share']:.0%}",
+        ]
+        for stage in report["stages"]
+    ]
+    total = report["total"]
+    rows.append(["total", *(f"{total[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")), ""])
+    return (
+        f"**Latency.** One inspection, ms, {environment['cpu_model']} "
+        f"({environment['cores_available']} cores, no GPU), {subject['precision']}, "
+        f"{subject['input_px'][0]} px, K = {report['profile']['n_references']}, batch 1, "
+        f"n = {total['n']} (`cff-bench latency`, `latency.json`).\n\n"
+        + _table(["stage", "p50", "p90", "p99", "share"], rows)
+    )
+
+
+def table6(report: dict[str, Any]) -> str:
+    """The paper's Table 6 beside ours."""
+    rows = [
+        [
+            row["head"],
+            "folded" if row["folded"] else "as trained",
+            {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}[row["runtime"]],
+            f"{row['p50_ms']:.1f}",
+            "" if row["folded"] else f"{row['paper']['inference_ms']:.1f}",
+            f"{row['params_mi']:.2f}",
+            f"{row['macs_g']:.3f}",
+        ]
+        for row in report["rows"]
+    ]
+    held = [f"{ratio['name']}: {ratio['p50']:.2f}" for ratio in report["ratios"] if ratio["limit"]]
+    paper = next(r["paper"] for r in report["ratios"] if r["name"].startswith("linear unfolded"))
+    return (
+        "**The paper's Table 6**: heads alone, ViT-L/14 at 518 px, batch 1, fp32, "
+        f"n = {report['settings']['n']}, {report['settings']['threads']} threads "
+        "(`cff-bench table6`, `table6.json`). The paper's milliseconds come from its own machine "
+        f"(linear / none {paper:.2f}); folded here: {'; '.join(held)}.\n\n"
+        + _table(["head", "", "runtime", "p50 ms", "paper ms", "Mi params", "G MACs"], rows)
+    )
+
+
+def experiment_main(report: dict[str, Any]) -> str:
+    """Every row on the main set: pixel AP per K, all metrics and the gain at the largest K."""
+    shots = [str(k) for k in report["protocol"]["shots"]]
+    last = shots[-1]
+    rows = []
+    for row in report["main"]:
+        figures = row["k"]
+        rows.append(
+            [
+                f"`{row['name']}`",
+                *(_spread(figures[k]["pixel_ap"]) for k in shots),
+                *(_percent(figures[last][m]["mean"]) for m in list(_METRICS)[1:]),
+                _gain(row["minus"].get("raw", ()), int(last), "pixel_ap"),
+            ]
+        )
+    header = [
+        "row",
+        *(f"pixel AP, K = {k}" for k in shots),
+        *(f"{label}, K = {last}" for label in list(_METRICS.values())[1:]),
+        f"pixel AP minus `raw`, K = {last}",
+    ]
+    return _table(header, rows)
+
+
+def experiment_labels(report: dict[str, Any]) -> str:
+    """What every row is, and the settings that differ from the default."""
+    rows = [
+        [
+            f"`{name}`",
+            row["label"],
+            ", ".join(f"`{setting}`" for setting in row["training"])
+            or (f"run of `{row['run']}`" if row["run"] else "none"),
+            ", ".join(f"`{setting}`" for setting in row["evaluation"]),
+        ]
+        for name, row in report["protocol"]["rows"].items()
+    ]
+    return _table(["row", "what it is", "trained with", "evaluated with"], rows)
+
+
+def experiment_sets(report: dict[str, Any]) -> str:
+    """The main rows on every test set at the largest K."""
+    k = str(report["protocol"]["shots"][-1])
+    rows = []
+    for name, entries in report["test"].items():
+        about = report["protocol"]["test_sets"][name]
+        for entry in entries:
+            figures = entry["k"][k]
+            rows.append(
+                [
+                    f"{name} ({len(about['products'])} products, {about['n_images']} images)",
+                    f"`{entry['name']}`",
+                    *(_spread(figures[metric]) for metric in _METRICS),
+                ]
+            )
+    return _table(["test set", "row", *_METRICS.values()], rows)
+
+
+def experiment_overall(report: dict[str, Any]) -> str:
+    """Paired differences to raw features over all test products."""
+    rows = [
+        [f"`{name}`", *(_gain(differences, None, metric) for metric in _COMPARED)]
+        for name, differences in report["overall"].items()
+    ]
+    return _table(["row", *(f"{_METRICS[m]} minus `raw`" for m in _COMPARED)], rows)
+
+
+def experiment_development(report: dict[str, Any]) -> str:
+    """Pixel AP on the development sets, by row and text weight."""
+    sets = list(report["development"])
+    methods = sorted({m for found in report["development"].values() for m in found})
+    rows = []
+    for method in sorted(methods, key=lambda name: (not name.startswith("raw"), name)):
+        found = [report["development"][name][method] for name in sets]
+        means = [sum(f[m] for f in found) / len(found) for m in _COMPARED]
+        rows.append(
+            [
+                f"`{method}`",
+                *(_percent(f["pixel_ap"]) for f in found),
+                *(_percent(mean) for mean in means),
+            ]
+        )
+    header = ["row", *sets, *(f"mean {_METRICS[m]}" for m in _COMPARED)]
+    return _table(header, rows)
+
+
+def experiment_references(report: dict[str, Any]) -> str:
+    """Alignment on the K references beside alignment on the batch."""
+    found = report["on_references"]
+    rows = [
+        [
+            _METRICS[metric],
+            _percent(found["on_batch"][metric]),
+            _percent(found["on_references"][metric]),
+            _gain(found["minus"], None, metric),
+        ]
+        for metric in _COMPARED
+    ]
+    return _table(["metric", "on the batch", "on the references", "difference"], rows)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _spread(figure: dict[str, float]) -> str:
+    return f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}"
+
+
+def _gain(differences: Sequence[dict[str, Any]], k: int | None, metric: str) -> str:
+    """Return a paired difference with its interval; empty for the baseline itself."""
+    for d in differences:
+        if d["metric"] == metric and k in (None, d["k"]):
+            return f"{100 * d['mean']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})"
+    return ""
+
+
+# name of the table -> its JSON and the function that writes it
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "real_parts": ("benchmarks/results/real_parts.json", real_parts),
+    "latency": ("benchmarks/results/latency.json", latency),
+    "table6": ("benchmarks/results/table6.json", table6),
+    "experiment_main": (EXPERIMENT, experiment_main),
+    "experiment_labels": (EXPERIMENT, experiment_labels),
+    "experiment_sets": (EXPERIMENT, experiment_sets),
+    "experiment_overall": (EXPERIMENT, experiment_overall),
+    "experiment_development": (EXPERIMENT, experiment_development),
+    "experiment_references": (EXPERIMENT, experiment_references),
+}
+
+
+def render(document: str) -> str:
+    """Return a document with every table that has a JSON file written anew."""
+    for name, (file, write) in TABLES.items():
+        block = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.DOTALL)
+        path = ROOT / file
+        if path.is_file() and block.search(document):
+            text = write(json.loads(path.read_text(encoding="utf-8")))
+            document = block.sub(lambda m, text=text: f"{m[1]}{text}\n{m[2]}", document)
+    return document
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write or check the documents; return the exit code."""
+    differing = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        before = path.read_text(encoding="utf-8")
+        after = render(before)
+        if before != after:
+            differing.append(name)
+            if "--check" not in argv:
+                path.write_text(after, encoding="utf-8")
+    if "--check" in argv and differing:
+        sys.stderr.write(f"{', '.join(differing)} differ from the JSON; run this script\n")
+        return 1
+    return 0
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
