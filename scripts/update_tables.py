@@ -44,8 +44,9 @@ def real_parts(report: dict[str, Any]) -> str:
         f"{n_images} test images of a small subset, not comparable with published figures), "
         f"K = {report['k']}, `efficientnet-lite0`, adapters trained on "
         f"{', '.join(report['trained_on'])} (`make real-parts`, `real_parts.json`). `raw` is the "
-        "backbone alone, `none` adds projectors, `affine` calibrators as well (the default).\n\n"
-        + _table(["head", *metrics], rows)
+        "backbone alone, its distances summed as published; `none` adds projectors and the log "
+        "distance, `affine` calibrators as well (the default). More rows, draws and intervals: "
+        "[docs/experiment.md](docs/experiment.md).\n\n" + _table(["head", *metrics], rows)
     )
 
 

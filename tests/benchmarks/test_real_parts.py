@@ -109,6 +109,7 @@ class TestAlone:
         is_raw = head == "raw"
         assert (config.train.projector_epochs == 0) == is_raw
         assert (config.head.text_weight == 0) == is_raw
+        assert (config.head.distance == "cosine") == is_raw
         if is_raw:  # an isometry, or else its features were not raw
             assert config.head.projector_init == "orthonormal"
 

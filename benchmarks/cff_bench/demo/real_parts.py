@@ -2,7 +2,8 @@
 
 Trained on `piped`, `fabric_hsst` and `ballscrew`, inspected on the four products of `mvtec_mini`,
 which are never trained on (research use only). `raw` is an untrained orthonormal projector with
-the text map off: an isometry keeps every cosine, so it scores raw features.
+the text map off and distances summed as they are: an isometry keeps every cosine, so it scores raw
+features.
 """
 
 import json
@@ -27,6 +28,7 @@ HEADS: dict[str, tuple[str, ...]] = {
     "raw": (
         "head.calibrator=none",
         "head.text_weight=0.0",
+        "head.distance=cosine",
         "train.projector_epochs=0",
     ),
     "none": ("head.calibrator=none",),
