@@ -121,7 +121,10 @@ def _evaluate(arguments: argparse.Namespace, command: tuple[str, ...]) -> None:
         log.info("wrote %s", context.out / REFERENCES_NAME)
         return
     missing = plan(context)
-    context.references.save(context.out / REFERENCES_NAME)  # before, so that peers can begin
+    drawn = context.out / REFERENCES_NAME
+    if arguments.references is None or arguments.references.resolve() != drawn.resolve():
+        context.references.save(drawn)  # before, so that peers can begin
+    # or else it stays whole: it may hold more products than are evaluated now
     if missing:
         _run_with_progress(context, missing, functools.partial(run_all, execute=execute))
     results = collect(context)

@@ -134,6 +134,22 @@ def test_references_may_be_drawn_first_and_used_later(
         assert not set(result.references) & set(result.images)
 
 
+@pytest.mark.usefixtures("capsys")
+def test_a_list_in_the_folder_of_results_keeps_products_that_are_not_evaluated(
+    tiny_dataset: Path, tmp_path: Path, computed: list[Cell]
+) -> None:
+    data = ["--data", str(tiny_dataset), "--out", str(tmp_path), "--shots", "1", *SMALL]
+    assert main([*data, "--seeds", "1"]) == 0
+    path = tmp_path / "references.json"
+    before = path.read_bytes()
+    assert set(json.loads(before)["datasets"]["data"]) == {"ring", "washer"}
+    for product in ("ring", "washer"):
+        one = ["--method", "raw=raw", "--references", str(path), "--products", product]
+        assert main([*data, *one]) == 0
+        assert path.read_bytes() == before
+    assert [cell.product for cell in computed] == ["ring", "washer"]
+
+
 def test_an_interrupt_ends_with_130_and_a_sentence(
     tiny_dataset: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
