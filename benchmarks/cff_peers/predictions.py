@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cff_edge.evaluation.cells import Cell
+from cff_edge.evaluation.methods import NOT_RUN_NAME
 from cff_edge.evaluation.predictions_method import MAPS_NAME, PREDICTIONS_NAME
 from cff_runtime.errors import BackendError, CffError
 from cff_runtime.jsonfields import parse_object
 from cff_runtime.storage import atomic_write
 
-NOT_RUN_NAME = "not_run.json"
 _SCHEMA_VERSION = 1
 
 

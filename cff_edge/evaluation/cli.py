@@ -1,6 +1,7 @@
 """`cff-eval`: evaluate methods on few-shot cells and print tables."""
 
 import argparse
+import dataclasses
 import functools
 import json
 import logging
@@ -15,6 +16,7 @@ from cff_runtime.errors import CffError, MissingDependencyError, UsageError
 if TYPE_CHECKING:
     from cff_edge.evaluation.cells import CellResult
     from cff_edge.evaluation.context import Context
+    from cff_edge.evaluation.not_run import NotRun
     from cff_edge.evaluation.runner import Executor
 
 log = logging.getLogger("cff_edge")
@@ -103,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _evaluate(arguments: argparse.Namespace, command: tuple[str, ...]) -> None:
     try:  # here, so that --help is quick and a missing package is one sentence
+        from cff_edge.evaluation.not_run import find_not_run
         from cff_edge.evaluation.references import REFERENCES_NAME
         from cff_edge.evaluation.runner import collect, plan, run_all, run_serially
     except ImportError as error:
@@ -120,6 +123,8 @@ def _evaluate(arguments: argparse.Namespace, command: tuple[str, ...]) -> None:
         context.references.save(context.out / REFERENCES_NAME)
         log.info("wrote %s", context.out / REFERENCES_NAME)
         return
+    not_run = find_not_run(context)
+    _warn_not_run(not_run)
     missing = plan(context)
     drawn = context.out / REFERENCES_NAME
     if arguments.references is None or arguments.references.resolve() != drawn.resolve():
@@ -130,7 +135,15 @@ def _evaluate(arguments: argparse.Namespace, command: tuple[str, ...]) -> None:
     results = collect(context)
     for warning in sorted({f"{r.method}: {w}" for r in results for w in r.provenance["warnings"]}):
         log.warning("warning: %s", warning)
-    _report(arguments, context, results, len(missing), pair)
+    _report(arguments, context, results, not_run, len(missing), pair)
+
+
+def _warn_not_run(not_run: "Sequence[NotRun]") -> None:
+    """Say every reason once, whatever the number of data sets and K."""
+    for method, reason in dict.fromkeys((entry.method, entry.reason) for entry in not_run):
+        ks = {entry.k for entry in not_run if (entry.method, entry.reason) == (method, reason)}
+        shots = ", ".join(map(str, sorted(ks)))
+        log.warning("warning: %s did not run at K = %s: %s", method, shots, reason)
 
 
 def _executor(arguments: argparse.Namespace) -> "Executor":
@@ -190,33 +203,35 @@ def _report(
     arguments: argparse.Namespace,
     context: "Context",
     results: "Sequence[CellResult]",
+    not_run: "Sequence[NotRun]",
     n_computed: int,
     pair: tuple[str, str] | None,
 ) -> None:
     from cff_edge.evaluation.comparison import compare, format_comparisons
-    from cff_edge.evaluation.tables import write_all
+    from cff_edge.evaluation.tables import format_short, write_all
 
-    text = write_all(results, context.out)
-    comparisons = compare(results, *pair) if pair else []
+    datasets = write_all(results, context.out, not_run=not_run)
+    comparisons = compare(results, *pair, not_run) if pair else []
     if arguments.json:
         fields = {
             "out": str(context.out),
             "n_cells": len(results),
             "n_computed": n_computed,
             "results": [_short(result) for result in results],
+            "not_run": [dataclasses.asdict(entry) for entry in not_run],
             "comparisons": [comparison.to_dict() for comparison in comparisons],
         }
         print(json.dumps(fields))
     else:
-        print(text.rstrip("\n"))
+        print(format_short(datasets))
         if comparisons:
-            print("\n" + format_comparisons(comparisons))
-    log.info(
-        "%d cells, %d of them computed now; %s",
-        len(results),
-        n_computed,
-        shlex.quote(str(context.out / "index.html")),
-    )
+            print(format_comparisons(comparisons) + "\n")
+        print(
+            "Intervals, products and published figures: "
+            f"{shlex.quote(str(context.out / 'tables.txt'))} (.md, .csv, .json); "
+            f"with pictures: {shlex.quote(str(context.out / 'index.html'))}"
+        )
+    log.info("%d cells, %d of them computed now", len(results), n_computed)
 
 
 def _short(result: "CellResult") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cff_edge.evaluation.cells import CellResult
+from cff_edge.evaluation.not_run import NotRun
 from cff_edge.metrics import BOOTSTRAP_METRICS, Difference, paired_difference
 from cff_runtime.errors import UsageError
 
@@ -38,8 +39,23 @@ class Comparison:
         return {**fields, **fields.pop("difference")}
 
 
-def compare(results: Sequence[CellResult], a: str, b: str) -> list[Comparison]:
+def compare(
+    results: Sequence[CellResult], a: str, b: str, not_run: Sequence[NotRun] = ()
+) -> list[Comparison]:
     """Compare two methods for every K and metric, on the same products, draws and images.
+
+    Parameters
+    ----------
+    results : sequence of CellResult
+    a, b : str
+        Methods.
+    not_run : sequence of NotRun
+        Every K at which one of the two did not run on some data set is left out.
+
+    Returns
+    -------
+    list of Comparison
+        None only if the methods could not run at any K.
 
     Raises
     ------
@@ -47,7 +63,8 @@ def compare(results: Sequence[CellResult], a: str, b: str) -> list[Comparison]:
         If there is no K that both have, or their cells differ.
     """
     comparisons = []
-    for k in sorted({result.k for result in results}):
+    left_out = {entry.k for entry in not_run if entry.method in (a, b)}
+    for k in sorted({result.k for result in results} - left_out):
         of_a, of_b = ([r.evidence for r in results if (r.method, r.k) == (m, k)] for m in (a, b))
         if not of_a or not of_b:
             continue  # zero-shot, which only one of them can do
@@ -55,7 +72,7 @@ def compare(results: Sequence[CellResult], a: str, b: str) -> list[Comparison]:
             Comparison(a, b, k, metric, len(of_a), paired_difference(of_a, of_b, metric))
             for metric in BOOTSTRAP_METRICS
         ]
-    if not comparisons:
+    if not comparisons and not left_out:
         raise UsageError(f"`--compare` must name methods with a common K, {a} and {b} have none")
     return comparisons
 

@@ -22,6 +22,7 @@ from cff_runtime.storage import sha256_bytes, sha256_file
 
 KINDS = ("run", "bundle", "predictions", "raw")
 IMAGE_SCORES = ("deployable", "april_gan_transductive")
+NOT_RUN_NAME = "not_run.json"
 _PREDICTIONS = "*/*/k*_seed*/predictions.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _PICTURE_NAMES = ("input", "mask")  # what pictures that belong to no method are called
@@ -146,7 +147,7 @@ def parse_method(text: str, overrides: Sequence[str] = ()) -> MethodSpec:
         if (path / HEAD_NAME).is_file() and (path / CONFIG_NAME).is_file():
             digest = sha256_file(path / HEAD_NAME) + sha256_file(path / CONFIG_NAME)
             return MethodSpec(name, "run", place, tuple(overrides), sha256_bytes(digest.encode()))
-        if any(path.glob(_PREDICTIONS)):
+        if (path / NOT_RUN_NAME).is_file() or any(path.glob(_PREDICTIONS)):
             return MethodSpec(name, "predictions", place, (), "")
     except OSError as error:
         raise UsageError(f"method `{name}` must be readable: {error}") from error

@@ -107,6 +107,8 @@ def _plots(dataset: DatasetSummary) -> str:
     figures = [
         plot_metric(METRIC_LABELS[metric], metric, dataset.rows, methods) for metric in _PLOTTED
     ]
+    if not dataset.rows:
+        return ""
     return (
         f'<p class="muted">Mean over {_count(dataset.products, "product")} against the number of '
         "good references K, per cent. Bars: one standard deviation over seeds, where there are "
@@ -122,10 +124,13 @@ def _table(table: Table) -> str:
     )
     rows = []
     for row, before in zip(table.rows, (None, *table.rows), strict=False):
+        span = len(table.header) - len(row) + 1
         cells = "".join(
             f"<td{_figure_class(column, table)}>{html.escape(cell)}</td>"
-            for column, cell in enumerate(row)
+            for column, cell in enumerate(row[: -1 if span > 1 else None])
         )
+        if span > 1:
+            cells += f'<td colspan="{span}">{html.escape(row[-1])}</td>'
         is_new = before is not None and row[0] != before[0]  # another K
         rows.append(f"<tr{' class=new' if is_new else ''}>{cells}</tr>")
     inside = (

@@ -23,6 +23,7 @@ NOT_COMPARABLE = (
     "the data set, which ours do not cover"
 )
 _NOTHING = "-"
+_NONE_RAN = "No method ran."
 _NOTE_WIDTH = 110
 
 
@@ -37,7 +38,7 @@ class Table:
     title, note : str
     header : tuple of str
     rows : tuple of tuple of str
-        As many cells each as `header`.
+        As many cells each as `header`, or fewer: the last one then spans the rest.
     n_names : int
         Leading columns that are names; the others are figures.
     folded : bool
@@ -64,11 +65,9 @@ def printed_tables(datasets: Sequence[DatasetSummary], n_resamples: int) -> list
     """
     tables = []
     for dataset in datasets:
-        tables += [
-            _means(dataset),
-            _intervals(dataset, n_resamples),
-            _products(dataset),
-        ]
+        tables.append(_means(dataset))
+        if dataset.rows:
+            tables += [_intervals(dataset, n_resamples), _products(dataset)]
     if any(dataset.published_as is None for dataset in datasets):
         ks = {row.k for dataset in datasets for row in dataset.rows}
         beside = {dataset.published_as for dataset in datasets}
@@ -77,18 +76,22 @@ def printed_tables(datasets: Sequence[DatasetSummary], n_resamples: int) -> list
     return tables
 
 
+def short_tables(datasets: Sequence[DatasetSummary]) -> list[Table]:
+    """Return one table per data set, of methods and K against metrics.
+
+    Published rows stand in it where they may be compared: the data set is complete.
+    """
+    return [_short(dataset) for dataset in datasets]
+
+
 def format_table(table: Table, markdown: bool = False) -> str:
     """Return a table in columns, as plain text or Markdown, with title and note."""
     lines = [(cell.replace("|", "\\|") if markdown else cell for cell in row) for row in table.rows]
     cells = [table.header, *(tuple(line) for line in lines)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(table.header))]
-    padded = [
-        [
-            cell.ljust(width) if column < table.n_names else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in cells
-    ]
+    n_columns = len(table.header)
+    narrow = [row if len(row) == n_columns else row[:-1] for row in cells]  # what spans is apart
+    widths = [max(len(row[c]) for row in narrow if c < len(row)) for c in range(n_columns)]
+    padded = [_pad(row, widths, table.n_names, markdown) for row in cells]
     if not markdown:
         ruler = ["-" * width for width in widths]
         body = ["  ".join(row).rstrip() for row in (padded[0], ruler, *padded[1:])]
@@ -102,25 +105,30 @@ def format_table(table: Table, markdown: bool = False) -> str:
     return "\n".join([f"## {table.title}", "", table.note, "", *body, ""])
 
 
+def _pad(row: Sequence[str], widths: Sequence[int], n_names: int, markdown: bool) -> list[str]:
+    """Align a row's cells; what spans columns keeps its length, in Markdown beside empty cells."""
+    padded = [
+        cell.ljust(width) if column < n_names else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=False))
+    ]
+    if len(row) == len(widths):
+        return padded
+    empty = [" " * width for width in widths[len(row) :]]
+    return [*padded[:-1], row[-1], *(empty if markdown else ())]
+
+
 def _means(dataset: DatasetSummary) -> Table:
     metrics = METRIC_NAMES
-    keyed = [(row.k, 0, _our_row(row, metrics)) for row in dataset.rows]
     sources: list[str] = []
-    if dataset.published_as is not None:
-        ks = {row.k for row in dataset.rows}
-        for published in _published_rows(dataset.published_as, ks):
-            number = _number(published.source, sources)
-            keyed.append((published.k, 1, _published_row(published, metrics, number)))
-    keyed.sort(key=lambda item: item[:2])  # stable: published rows keep their order
+    published = [
+        _published_row(row, metrics, _number(row.source, sources)) for row in _beside(dataset)
+    ]
     notes = [
         f"{dataset.n_images} test images of {', '.join(dataset.products)}. Mean over products, "
         "then mean ± standard deviation over seeds (ddof = 1), per cent."
-    ]
-    notes += [
-        f"Seed{_s(row.seeds_left_out)} {_join(row.seeds_left_out)} of {row.method} at K = {row.k} "
-        "left out: products are missing."
-        for row in dataset.rows
-        if row.seeds_left_out
+        if dataset.products
+        else _NONE_RAN,
+        *_seeds_left_out(dataset),
     ]
     if sources:
         notes.append(
@@ -132,9 +140,63 @@ def _means(dataset: DatasetSummary) -> Table:
         title=f"{dataset.name}: mean over {len(dataset.products)} product{_s(dataset.products)}",
         note=" ".join(notes),
         header=("K", "method", "seeds", "image score", *(METRIC_LABELS[name] for name in metrics)),
-        rows=tuple(row for _, _, row in keyed),
+        rows=_in_order(dataset, (_our_row(row, metrics) for row in dataset.rows), published),
         n_names=4,
     )
+
+
+def _short(dataset: DatasetSummary) -> Table:
+    metrics = METRIC_NAMES
+    ours = [
+        (str(row.k), row.method, *(_spread(row.figures.get(name)) for name in metrics))
+        for row in dataset.rows
+    ]
+    published = [
+        (str(row.k), f"{row.method} (published, {row.table})", *_published_figures(row, metrics))
+        for row in _beside(dataset)
+    ]
+    n_products = len(dataset.products)
+    note = (
+        f"{dataset.n_images} test images of {n_products} product{_s(dataset.products)}, "
+        "mean ± standard deviation over seeds, per cent."
+        if n_products
+        else _NONE_RAN
+    )
+    return Table(
+        dataset=dataset.name,
+        title=dataset.name,
+        note=" ".join([note, *_seeds_left_out(dataset)]),
+        header=("K", "method", *(METRIC_LABELS[name] for name in metrics)),
+        rows=_in_order(dataset, ours, published),
+        n_names=2,
+    )
+
+
+def _in_order(
+    dataset: DatasetSummary,
+    ours: Iterable[tuple[str, ...]],
+    published: Iterable[tuple[str, ...]] = (),
+) -> tuple[tuple[str, ...], ...]:
+    """Sort rows by K, our methods by name, those not run among them, before published ones."""
+    not_run = [(str(e.k), e.method, f"not run: {e.reason}") for e in dataset.not_run]
+    rows = sorted([*ours, *not_run], key=lambda row: row[1])
+    return tuple(sorted([*rows, *published], key=lambda row: int(row[0])))
+
+
+def _beside(dataset: DatasetSummary) -> list[PublishedRow]:
+    """Return the published rows that may stand beside ours; none unless the data set is whole."""
+    if dataset.published_as is None:
+        return []
+    return _published_rows(dataset.published_as, {row.k for row in dataset.rows})
+
+
+def _seeds_left_out(dataset: DatasetSummary) -> list[str]:
+    return [
+        f"Seed{_s(row.seeds_left_out)} {_join(row.seeds_left_out)} of {row.method} at K = {row.k} "
+        "left out: products are missing."
+        for row in dataset.rows
+        if row.seeds_left_out
+    ]
 
 
 def _our_row(row: Row, metrics: Iterable[str]) -> tuple[str, ...]:
@@ -154,7 +216,7 @@ def _intervals(dataset: DatasetSummary, n_resamples: int) -> Table:
         note=f"Bootstrap over draws of references and test images, {n_resamples} resamples, per "
         "cent. With one seed they speak of other test images alone.",
         header=("K", "method", *(METRIC_LABELS[name] for name in metrics)),
-        rows=tuple(rows),
+        rows=_in_order(dataset, rows),
         n_names=2,
     )
 
@@ -178,7 +240,7 @@ def _products(dataset: DatasetSummary) -> Table:
             *("K", "method", "product", "seeds"),
             *(METRIC_LABELS[name] for name in METRIC_NAMES),
         ),
-        rows=tuple(rows),
+        rows=_in_order(dataset, rows),
         n_names=4,
         folded=True,
     )
@@ -206,12 +268,17 @@ def _published_rows(dataset: str, ks: set[int]) -> list[PublishedRow]:
 
 
 def _published_row(row: PublishedRow, metrics: Iterable[str], number: int) -> tuple[str, ...]:
+    names = (str(row.k), f"{row.method} [{number}]", _NOTHING, f"published, {row.table}")
+    return (*names, *_published_figures(row, metrics))
+
+
+def _published_figures(row: PublishedRow, metrics: Iterable[str]) -> list[str]:
     figures = []
     for name in metrics:
         figure = f"{row.percent[name]:.1f}" if name in row.percent else _NOTHING
         deviation = f" ± {row.deviation[name]:.1f}" if name in row.deviation else ""
         figures.append(figure + deviation)
-    return (str(row.k), f"{row.method} [{number}]", _NOTHING, f"published, {row.table}", *figures)
+    return figures
 
 
 def _number(source: str, sources: list[str]) -> int:

@@ -19,6 +19,7 @@ from cff_edge.evaluation.checks import check_files
 from cff_edge.evaluation.context import Context
 from cff_edge.evaluation.identity import FileHashes, inputs_hash
 from cff_edge.evaluation.methods import Judgement, Method, Task, open_method
+from cff_edge.evaluation.not_run import find_not_run
 from cff_edge.evaluation.pictures import draw_pictures
 from cff_edge.evaluation.references import judged_samples, relative_path
 from cff_edge.metrics import collect_evidence, evaluate
@@ -72,24 +73,29 @@ def plan(context: Context) -> list[Cell]:
 
 
 def applicable_cells(context: Context) -> list[Cell]:
-    """Return the cells of all methods; zero-shot ones only of methods that can do without images.
+    """Return the cells of all methods, without those that a peer says it could not run.
+
+    Zero-shot cells are only of methods that can do without images.
 
     Raises
     ------
     UsageError
         If zero-shot is asked for and no method can.
+    DatasetError
+        If what a peer says is damaged.
     """
-    cells = list(context.cells())
+    not_run = {(entry.method, entry.dataset, entry.k) for entry in find_not_run(context)}
+    cells = [c for c in context.cells() if (c.method, c.dataset, c.k) not in not_run]
     few_shot = [cell for cell in cells if cell.k > 0]
     if len(few_shot) == len(cells):
         return cells
     able = {
-        method.name: any(
+        method: any(
             _open(context, cell).facts(cell).get("zero_shot")
             for cell in cells
-            if cell.k == 0 and cell.method == method.name
+            if cell.k == 0 and cell.method == method
         )
-        for method in context.methods
+        for method in {cell.method: None for cell in cells if cell.k == 0}
     }
     if not any(able.values()):
         raise UsageError(

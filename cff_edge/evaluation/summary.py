@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cff_edge.evaluation.cells import CellResult
+from cff_edge.evaluation.not_run import NotRun
 from cff_edge.evaluation.published import complete_dataset
 from cff_edge.metrics import BOOTSTRAP_METRICS, METRIC_NAMES, bootstrap_interval
 
@@ -91,6 +92,8 @@ class DatasetSummary:
     n_images : int
         Test images of all products.
     rows, product_rows : tuple of Row
+    not_run : tuple of NotRun
+        Methods without figures at some K, and why.
     """
 
     name: str
@@ -99,10 +102,13 @@ class DatasetSummary:
     n_images: int
     rows: tuple[Row, ...]
     product_rows: tuple[Row, ...]
+    not_run: tuple[NotRun, ...] = ()
 
 
 def summarise(
-    results: Sequence[CellResult], n_resamples: int = N_RESAMPLES
+    results: Sequence[CellResult],
+    n_resamples: int = N_RESAMPLES,
+    not_run: Sequence[NotRun] = (),
 ) -> tuple[DatasetSummary, ...]:
     """Gather cells into rows, one summary per data set, sorted by name.
 
@@ -111,16 +117,26 @@ def summarise(
     results : sequence of CellResult
     n_resamples : int
         Of the bootstrap; a multiple costs as many times more.
+    not_run : sequence of NotRun
+        What peers could not run.
     """
-    by_dataset: dict[str, list[CellResult]] = defaultdict(list)
+    by_dataset: dict[str, list[CellResult]] = {entry.dataset: [] for entry in not_run}
     for result in results:
-        by_dataset[result.dataset].append(result)
+        by_dataset.setdefault(result.dataset, []).append(result)
     return tuple(
-        _summarise_dataset(name, by_dataset[name], n_resamples) for name in sorted(by_dataset)
+        _summarise_dataset(
+            name,
+            by_dataset[name],
+            n_resamples,
+            [entry for entry in not_run if entry.dataset == name],
+        )
+        for name in sorted(by_dataset)
     )
 
 
-def _summarise_dataset(name: str, results: list[CellResult], n_resamples: int) -> DatasetSummary:
+def _summarise_dataset(
+    name: str, results: list[CellResult], n_resamples: int, not_run: Iterable[NotRun]
+) -> DatasetSummary:
     images = {(result.product, image) for result in results for image in result.images}
     products = tuple(sorted({result.product for result in results}))
     groups: dict[tuple[int, str], list[CellResult]] = defaultdict(list)
@@ -139,6 +155,7 @@ def _summarise_dataset(name: str, results: list[CellResult], n_resamples: int) -
         n_images=len(images),
         rows=tuple(rows),
         product_rows=tuple(product_rows),
+        not_run=tuple(sorted(not_run)),
     )
 
 

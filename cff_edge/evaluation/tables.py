@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cff_edge.evaluation.cells import CellResult
+from cff_edge.evaluation.not_run import NotRun
 from cff_edge.evaluation.page import write_page
-from cff_edge.evaluation.printed_tables import Table, format_table, printed_tables
+from cff_edge.evaluation.printed_tables import Table, format_table, printed_tables, short_tables
 from cff_edge.evaluation.published import PublishedRow, published_rows
 from cff_edge.evaluation.summary import (
     LEVEL,
@@ -54,31 +55,43 @@ def format_text(results: Sequence[CellResult], n_resamples: int = N_RESAMPLES) -
     return "\n".join(format_table(table) for table in tables)
 
 
-def write_all(results: Sequence[CellResult], out: Path, n_resamples: int = N_RESAMPLES) -> str:
+def format_short(datasets: Iterable[DatasetSummary]) -> str:
+    """Return one short table per data set as plain text, as `cff-eval` prints it."""
+    return "\n".join(format_table(table) for table in short_tables(tuple(datasets)))
+
+
+def write_all(
+    results: Sequence[CellResult],
+    out: Path,
+    n_resamples: int = N_RESAMPLES,
+    not_run: Sequence[NotRun] = (),
+) -> tuple[DatasetSummary, ...]:
     """Write ``tables.txt``, ``.md``, ``.csv``, ``.json`` and ``index.html``.
 
     Parameters
     ----------
     results : sequence of CellResult
-        At least one.
+        At least one, unless peers say why there is none.
     out : Path
         Folder of results; the page shows the pictures that lie in it.
     n_resamples : int
         Of the bootstrap.
+    not_run : sequence of NotRun
+        What peers could not run. It stands in every file but ``tables.csv``, which holds figures.
 
     Returns
     -------
-    str
-        What ``tables.txt`` holds.
+    tuple of DatasetSummary
+        What the files are about, for `format_short`.
 
     Raises
     ------
     UsageError
-        If there is no result.
+        If there is nothing to write.
     StorageError
         If a file cannot be written.
     """
-    datasets = _summarise(results, n_resamples)
+    datasets = _summarise(results, n_resamples, not_run)
     tables = printed_tables(datasets, n_resamples)
     facts = _to_dict(datasets, results, n_resamples)
     text = "\n".join(format_table(table) for table in tables)
@@ -88,13 +101,15 @@ def write_all(results: Sequence[CellResult], out: Path, n_resamples: int = N_RES
     data = json.dumps(facts, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     atomic_write(out / "tables.json", data.encode())
     write_page(out / "index.html", datasets, tables, facts["provenance"])
-    return text
+    return datasets
 
 
-def _summarise(results: Sequence[CellResult], n_resamples: int) -> tuple[DatasetSummary, ...]:
-    if not results:
+def _summarise(
+    results: Sequence[CellResult], n_resamples: int, not_run: Sequence[NotRun] = ()
+) -> tuple[DatasetSummary, ...]:
+    if not results and not not_run:
         raise UsageError("`results` must hold at least one cell, got none; run `cff-eval` first")
-    return summarise(results, n_resamples)
+    return summarise(results, n_resamples, not_run)
 
 
 def _markdown(tables: Iterable[Table], facts: dict[str, Any]) -> str:

@@ -62,6 +62,9 @@ def test_evaluate_resume_and_compare(
     assert len(computed) == 8
     assert "raw" in text
     assert "cff" in text
+    assert "Published" not in text
+    assert "each product" not in text
+    assert "each product" in (out / "tables.txt").read_text()
     assert "8 cells, 8 of them computed now" in caplog.text
     names = {path.name for path in out.iterdir()}
     assert {"cells", "references.json", "tables.txt", "tables.csv", "index.html"} <= names
@@ -104,7 +107,10 @@ def test_comparison_is_printed(tiny_dataset: Path, tmp_path: Path, capsys: Captu
     assert main([*command, "--compare", "a,b"]) == 0
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("a minus b"))
-    rows = [line.split() for line in lines[start + 2 :]]
+    end = lines.index("", start)
+    rows = [line.split() for line in lines[start + 2 : end]]
+    assert f"{tmp_path / 'out' / 'tables.txt'} (.md, .csv, .json)" in lines[-1]
+    assert len(lines) < 20
     assert [row[1] for row in rows] == list(BOOTSTRAP_METRICS)
     assert all(float(row[2]) == 0.0 and float(row[-1]) == 1.0 for row in rows)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from cff_edge.evaluation import summary
 from cff_edge.evaluation.cells import CellResult
 from cff_edge.evaluation.published import PublishedRow, complete_dataset, published_rows
 from cff_edge.evaluation.summary import summarise
-from cff_edge.evaluation.tables import format_text, write_all
+from cff_edge.evaluation.tables import format_short, format_text, write_all
 from cff_edge.metrics import BOOTSTRAP_METRICS, METRIC_NAMES, Interval, bootstrap_interval
 from cff_runtime.errors import UsageError
 
@@ -179,14 +180,15 @@ def test_one_seed_has_no_spread(make_result: MakeResult) -> None:
 def test_text_and_markdown_print_per_cent_with_one_decimal(
     results: list[CellResult], tmp_path: Path
 ) -> None:
-    text = write_all(results, tmp_path)
+    (dataset,) = write_all(results, tmp_path)
 
-    row = summarise(results)[0].rows[0]
+    row = dataset.rows[0]
+    text = (tmp_path / "tables.txt").read_text("utf-8")
     cells = [f"{100 * row.figures[name].mean:.1f}" for name in METRIC_NAMES]
     line = next(line for line in text.splitlines() if line.startswith("1  affine"))
     assert line.split()[4::3] == cells
     assert "25.0 to 75.0" in text
-    assert (tmp_path / "tables.txt").read_text("utf-8") == text
+    assert text == format_text(results)
     markdown = (tmp_path / "tables.md").read_text("utf-8")
     spread = f"{cells[0]} ± {100 * (row.figures['pixel_auroc'].std or 0):.1f}"
     assert f"| 1 | affine | 3     | peak        | {spread} |" in markdown
@@ -381,6 +383,36 @@ def test_published_rows_stand_apart_from_anything_less(make_result: MakeResult) 
         assert "NOT comparable with the results above" in " ".join(block.split())
         assert digits in block
         assert all(line.startswith("4") for line in block.splitlines() if "published, " in line)
+
+
+@pytest.mark.usefixtures("quick_intervals")
+def test_the_short_table_is_methods_by_metrics_and_nothing_else(
+    results: list[CellResult],
+) -> None:
+    text = format_short(summarise(results))
+
+    body = [re.split(" {2,}", line) for line in text.splitlines() if re.match(r"\d ", line)]
+    assert [row[:2] for row in body] == [[k, m] for k in "14" for m in ("affine", "raw")]
+    own = [cell for cell in results if (cell.k, cell.method) == (4, "raw")]
+    for column, metric in enumerate(METRIC_NAMES, 2):
+        means = [np.mean([c.metrics[metric] for c in own if c.seed == s]) for s in range(3)]
+        expected = f"{100 * np.mean(means):.1f} ± {100 * np.std(means, ddof=1):.1f}"
+        assert body[3][column] == expected
+    assert "12 test images of 2 products, mean ± standard deviation over seeds" in text
+    assert len(text.splitlines()) == 9
+    partial = format_short(summarise([c for c in results if c.cell != results[0].cell]))
+    assert "left out: products are missing" in " ".join(partial.split())
+
+
+@pytest.mark.usefixtures("quick_intervals")
+@pytest.mark.parametrize(("n_first", "n_published"), [(182, 10), (181, 0)])
+def test_the_short_table_holds_published_rows_beside_a_complete_data_set(
+    make_result: MakeResult, n_first: int, n_published: int
+) -> None:
+    text = format_short(summarise(_visa_cells(make_result, n_first)))
+    assert text.count("(published, ") == n_published
+    assert ("4  APRIL-GAN + CFF (published, transfer)" in text) == bool(n_published)
+    assert text.splitlines()[5].startswith("4  affine ")  # ours first
 
 
 @pytest.mark.usefixtures("quick_intervals")
