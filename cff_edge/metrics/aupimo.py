@@ -46,7 +46,8 @@ def aupimo(masks: ArrayLike, maps: ArrayLike, n_thresholds: int = 300_000) -> fl
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"`{error.name}` must be installed for AUPIMO, but it is not; "
-            'run `pip install "cff-edge[peers]"`'
+            "anomalib needs an environment of its own: run `make peers-install` and use "
+            "`.venv-peers/bin/python`"
         ) from error
     try:
         _, _, _, _, scores, _ = aupimo_scores(

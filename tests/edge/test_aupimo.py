@@ -24,7 +24,9 @@ def draw() -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
 
 def test_without_anomalib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "anomalib", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "cff-edge\[peers\]"'):
+    with pytest.raises(
+        MissingDependencyError, match=r"environment of its own: run `make peers-install`"
+    ):
         aupimo(*draw())
 
 
