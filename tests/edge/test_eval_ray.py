@@ -267,7 +267,7 @@ def test_the_command_computes_the_same_tables(
     assert code == 0
     ray_flags = ("--ray", "local", "--workers", 2)
     code, there, _ = _run(capsys, *common, "--out", tmp_path / "there", *ray_flags)
-    assert (code, there) == (0, here)
+    assert (code, there.replace("/there/", "/here/")) == (0, here)
     assert len(load_results(tmp_path / "there")) == 4
 
 
