@@ -40,7 +40,11 @@ class Comparison:
 
 
 def compare(
-    results: Sequence[CellResult], a: str, b: str, not_run: Sequence[NotRun] = ()
+    results: Sequence[CellResult],
+    a: str,
+    b: str,
+    not_run: Sequence[NotRun] = (),
+    metrics: Sequence[str] = BOOTSTRAP_METRICS,
 ) -> list[Comparison]:
     """Compare two methods for every K and metric, on the same products, draws and images.
 
@@ -51,6 +55,8 @@ def compare(
         Methods.
     not_run : sequence of NotRun
         Every K at which one of the two did not run on some data set is left out.
+    metrics : sequence of str
+        Of `cff_edge.metrics.BOOTSTRAP_METRICS`.
 
     Returns
     -------
@@ -70,7 +76,7 @@ def compare(
             continue  # zero-shot, which only one of them can do
         comparisons += [
             Comparison(a, b, k, metric, len(of_a), paired_difference(of_a, of_b, metric))
-            for metric in BOOTSTRAP_METRICS
+            for metric in metrics
         ]
     if not comparisons and not left_out:
         raise UsageError(f"`--compare` must name methods with a common K, {a} and {b} have none")

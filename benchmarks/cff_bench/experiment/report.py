@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -34,21 +35,23 @@ from cff_bench.experiment.protocol import (
 from cff_edge.checkpoint import CONFIG_NAME, LOG_NAME
 from cff_edge.evaluation.cells import CellResult, load_results
 from cff_edge.evaluation.comparison import compare
-from cff_edge.evaluation.plots import plot_metric
-from cff_edge.evaluation.summary import summarise
-from cff_edge.evaluation.tables import write_all
+from cff_edge.evaluation.plots import legend, plot_metric
+from cff_edge.evaluation.summary import Row, summarise
 from cff_edge.metrics import METRIC_NAMES
 from cff_runtime.storage import atomic_write
 
 SCHEMA_VERSION = 1
+COMPARED = ("pixel_ap", "pixel_auroc", "image_auroc")
 RESULT_NAME = "experiment.json"
 PLOT_NAME = "experiment.svg"
 # of the plot; the other rows stand in the tables
 _PLOTTED = (BASELINE, "raw-log", PROJECTORS, DEFAULT, "mlp", "affine-episodes")
+_LEGEND_COLUMNS = 2
+_LEGEND_ROW_PX = 16
 
 
 def write_report(experiment: Experiment, folder: Path, command: Sequence[str]) -> dict[str, Any]:
-    """Write ``experiment.json`` and ``experiment.svg``; a page of all rows stays with the cells.
+    """Write ``experiment.json`` and ``experiment.svg``.
 
     Parameters
     ----------
@@ -61,20 +64,23 @@ def write_report(experiment: Experiment, folder: Path, command: Sequence[str]) -
     """
     results = {name: load_results(experiment.results / name) for name in TEST_SETS}
     main = [result for result in results[MAIN_SET] if result.method != ON_REFERENCES.name]
-    write_all(main, experiment.results / MAIN_SET)
     everywhere = [
         result
         for cells in results.values()
         for result in cells
         if result.method in EVERYWHERE and result.k == SHOTS[-1]
     ]
+    rows = _summarised(main)
     report = {
         "schema": SCHEMA_VERSION,
         "command": shlex.join(command),
         "environment": collect_environment().to_dict(),
         "protocol": _protocol(results),
-        "main": [_row(row.name, main) for row in ROWS],
-        "test": {name: [_row(row, results[name]) for row in EVERYWHERE] for name in TEST_SETS},
+        "main": [_row(row.name, main, rows) for row in ROWS],
+        "test": {
+            name: [_row(row, cells, _summarised(cells)) for row in EVERYWHERE]
+            for name, cells in results.items()
+        },
         "overall": {name: _differences(everywhere, name, BASELINE) for name in EVERYWHERE[1:]},
         "development": _development(experiment),
         "on_references": _on_references(results[MAIN_SET]),
@@ -82,7 +88,7 @@ def write_report(experiment: Experiment, folder: Path, command: Sequence[str]) -
         "cells": [_cell(result) for cells in results.values() for result in cells],
     }
     atomic_write(folder / RESULT_NAME, (json.dumps(report, indent=1) + "\n").encode())
-    atomic_write(folder / PLOT_NAME, _plot(main).encode())
+    atomic_write(folder / PLOT_NAME, _plot(rows).encode())
     return json.loads((folder / RESULT_NAME).read_text(encoding="utf-8"))
 
 
@@ -114,19 +120,28 @@ def _protocol(results: Mapping[str, Sequence[CellResult]]) -> dict[str, Any]:
     }
 
 
-def _row(name: str, results: Sequence[CellResult]) -> dict[str, Any]:
+def _summarised(results: Sequence[CellResult]) -> list[Row]:
+    """Return the rows of means over products, of every method that stands in the tables."""
+    shown = [result for result in results if result.method != ON_REFERENCES.name]
+    return [row for summary in summarise(shown) for row in summary.rows]
+
+
+def _row(name: str, results: Sequence[CellResult], rows: Sequence[Row]) -> dict[str, Any]:
     """Return a row's figures per K, and its paired differences to baseline and default."""
-    own = [result for result in results if result.method == name]
     figures = {
         row.k: {
             metric: {"mean": f.mean, "std": f.std, "low": f.low, "high": f.high}
             for metric, f in row.figures.items()
         }
-        for summary in summarise(own)
-        for row in summary.rows
+        for row in rows
+        if row.method == name
     }
+    last = [result for result in results if result.k == SHOTS[-1]]
+    compared = {BASELINE: results, DEFAULT: last}
     differences = {
-        other: _differences(results, name, other) for other in (BASELINE, DEFAULT) if other != name
+        other: _differences(cells, name, other)
+        for other, cells in compared.items()
+        if other != name
     }
     return {"name": name, "k": figures, "minus": differences}
 
@@ -142,7 +157,7 @@ def _differences(results: Sequence[CellResult], a: str, b: str) -> list[dict[str
             "high": c.difference.high,
             "p_value": c.difference.p_value,
         }
-        for c in compare(pair, a, b)
+        for c in compare(pair, a, b, metrics=COMPARED)
     ]
 
 
@@ -182,14 +197,16 @@ def _on_references(results: Sequence[CellResult]) -> dict[str, Any]:
 
 
 def _training(experiment: Experiment) -> dict[str, Any]:
-    """Return every run's configuration and losses."""
+    """Return every run's configuration and losses; a run without epochs has no log."""
     runs = experiment.out / "runs"
     found: dict[str, Any] = {}
-    for log in sorted(runs.rglob(LOG_NAME)):
-        name = log.parent.relative_to(runs).as_posix()
-        epochs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        config = (log.parent / CONFIG_NAME).read_text(encoding="utf-8")
-        found[name] = {"config": _without_roots(config), "epochs": epochs}
+    for config in sorted(runs.rglob(CONFIG_NAME)):
+        log = config.parent / LOG_NAME
+        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+        found[config.parent.relative_to(runs).as_posix()] = {
+            "config": _without_roots(config.read_text(encoding="utf-8")),
+            "epochs": [json.loads(line) for line in lines],
+        }
     return found
 
 
@@ -219,15 +236,28 @@ def _cell(result: CellResult) -> dict[str, Any]:
     }
 
 
-def _plot(results: Sequence[CellResult]) -> str:
-    """Draw pixel AP against K as a picture of its own."""
-    methods = [name for name in _PLOTTED if any(r.method == name for r in results)]
-    shown = [result for result in results if result.method in methods]
-    rows = [row for summary in summarise(shown) for row in summary.rows]
-    figure = plot_metric("pixel AP, %", "pixel_ap", rows, methods)
-    svg = figure.removeprefix("<figure>").removesuffix("</figure>")
-    attributes = 'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11" '
-    return svg.replace("<svg ", f"<svg {attributes}", 1) + "\n"
+def _plot(rows: Sequence[Row]) -> str:
+    """Draw pixel AP against K as a picture of its own, with a legend below."""
+    methods = [name for name in _PLOTTED if any(row.method == name for row in rows)]
+    shown = [row for row in rows if row.method in methods]
+    (plot,) = ElementTree.fromstring(plot_metric("pixel AP, %", "pixel_ap", shown, methods))
+    width, height = (int(word) for word in plot.attrib["viewBox"].split()[2:])
+    plot.attrib.update(width=str(width), height=str(height))
+    n_rows = -(-len(methods) // _LEGEND_COLUMNS)
+    picture = ElementTree.Element("svg", xmlns="http://www.w3.org/2000/svg")
+    picture.attrib["viewBox"] = f"0 0 {width} {height + n_rows * _LEGEND_ROW_PX + 6}"
+    picture.attrib.update({"font-family": "sans-serif", "font-size": "11"})
+    picture.append(plot)
+    for number, (entry, name) in enumerate(
+        zip(ElementTree.fromstring(legend(methods)), methods, strict=True)
+    ):
+        x = 46 + (width - 46) // _LEGEND_COLUMNS * (number % _LEGEND_COLUMNS)
+        y = height + 4 + _LEGEND_ROW_PX * (number // _LEGEND_COLUMNS)
+        line, text = entry[0], ElementTree.Element("text", x=str(x + 36), y=str(y + 10))
+        line.attrib.update(x=str(x), y=str(y), width="30", height="12")
+        line.tail, text.text = None, name
+        picture.extend((line, text))
+    return ElementTree.tostring(picture, encoding="unicode") + "\n"
 
 
 def format_report(report: Mapping[str, Any]) -> str:
