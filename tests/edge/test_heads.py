@@ -71,6 +71,93 @@ def test_forward_equals_the_formulas(calibrator: str) -> None:
         np.testing.assert_allclose(calibrated.detach().numpy(), expected, atol=1e-12)
 
 
+# --- composed and spans, which training uses
+
+
+def _gradients(head: Head, outputs: list[Tensor]) -> dict[str, Tensor]:
+    """Of a weighted sum of the outputs, which tells every entry from the others."""
+    total = sum((out * _tokens(*out.shape, seed=7)).sum() for out in outputs)
+    assert isinstance(total, Tensor)
+    parameters = {name: p for name, p in head.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(total, list(parameters.values()))
+    return dict(zip(parameters, found, strict=True))
+
+
+@pytest.mark.parametrize("frozen", [None, "projectors", "calibrators"])
+@pytest.mark.parametrize("calibrator", CALIBRATORS)
+def test_composed_equals_forward_in_values_and_gradients(
+    calibrator: str, frozen: str | None
+) -> None:
+    head = _scrambled(Head([5, 9], 6, calibrator))
+    if frozen:
+        getattr(head, frozen).requires_grad_(False)
+    stages = [_tokens(2, 4, 5), _tokens(2, 3, 9, seed=1)]
+    expected, composed = head(stages), head.composed(stages)
+    for out, reference in zip(composed, expected, strict=True):
+        torch.testing.assert_close(out, reference, rtol=1e-12, atol=1e-12)
+    if frozen == "projectors" and calibrator == "none":
+        return  # nothing left to train
+    gradients, references = _gradients(head, composed), _gradients(head, expected)
+    assert gradients.keys() == references.keys() != set()
+    for name, gradient in gradients.items():
+        assert references[name].abs().max() > 0.1, name
+        torch.testing.assert_close(gradient, references[name], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("calibrator", CALIBRATORS)
+def test_composed_equals_forward_to_single_precision(calibrator: str) -> None:
+    head, stages = _scrambled(Head([40], 64, calibrator)).float(), [_tokens(2, 30, 40).float()]
+    torch.testing.assert_close(head.composed(stages), head(stages), rtol=1e-4, atol=1e-4)
+
+
+def test_composed_drops_what_forward_drops() -> None:
+    head, stages = _scrambled(Head([5, 9], 6, "mlp")), [_tokens(2, 4, 5), _tokens(2, 3, 9)]
+    head.calibrators.train()
+    outputs = []
+    for forward in (head, head.composed, head.composed):
+        torch.manual_seed(len(outputs) // 2)  # 0, 0 and another
+        outputs.append(forward(stages))
+    assert all(torch.equal(*pair) for pair in zip(outputs[0], outputs[1], strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(outputs[0], outputs[2], strict=True))
+
+
+@pytest.mark.parametrize("calibrator", ["none", "affine"])
+@pytest.mark.parametrize("trained", [False, True])
+def test_features_lie_in_their_span(calibrator: str, trained: bool) -> None:
+    torch.manual_seed(0)
+    head = Head([3, 7, 15], 32, calibrator).double()
+    if trained:  # untrained biases are zero
+        _scrambled(head)
+    stages = [_tokens(2, 20, width, seed=width) for width in head.widths]
+    for span, calibrated, width in zip(head.spans(), head(stages), head.widths, strict=True):
+        assert span is not None
+        assert not span.requires_grad
+        basis, features = span.numpy(), calibrated.detach().numpy()
+        assert basis.shape == (32, width + 1)
+        np.testing.assert_allclose(basis.T @ basis, np.eye(width + 1), atol=1e-12)
+        scale = np.abs(features).max()
+        np.testing.assert_allclose(features @ basis @ basis.T, features, atol=1e-12 * scale)
+        # so that products with anything at all stay the same
+        other = _tokens(4, 32, seed=9).numpy()
+        expected = other @ features[0].T
+        found = (other @ basis) @ (features[0] @ basis).T
+        np.testing.assert_allclose(found, expected, atol=1e-11 * scale)
+
+
+def test_there_is_no_span_where_it_would_save_little() -> None:
+    def has_span(width: int, calibrator: str) -> bool:
+        return Head([width], 32, calibrator, "default").spans()[0] is not None
+
+    # E + 1 dimensions of 32: at most half
+    assert [has_span(width, "affine") for width in (2, 15, 16, 40)] == [True, True, False, False]
+    assert [has_span(width, "mlp") for width in (2, 15)] == [False, False]
+    mixed = Head([15, 16, 4], 32, "none").spans()
+    assert [span is None for span in mixed] == [False, True, False]
+
+
+# --- starts
+
+
 def test_untrained_affine_calibrator_changes_nothing() -> None:
     plain, affine = Head([7], 6, "none"), Head([7], 6, "affine")
     affine.projectors.load_state_dict(plain.projectors.state_dict())

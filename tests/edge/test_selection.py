@@ -1,5 +1,6 @@
-"""Which labelled images a configuration selects."""
+"""Which labelled images a configuration selects, and which good ones for memory banks."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from cff_edge.config import Config
 from cff_edge.datasets import Sample
-from cff_edge.selection import select_samples
+from cff_edge.selection import select_normals, select_samples
 from cff_runtime.errors import DatasetError, UsageError
 
 MakeConfig = Callable[..., Config]
@@ -103,3 +104,81 @@ def test_only_chosen_products_need_masks(
     assert _names(samples) == _everything()[7:]
     with pytest.raises(DatasetError, match=r"bar/001\.png` must have a mask"):
         select_samples(small_config(f"data.roots={root}"))
+
+
+# --- normals, for memory banks
+
+
+def _normals(config: Config) -> list[str]:
+    return _names(select_normals(config, select_samples(config)))
+
+
+def _of(product: str, *numbers: int) -> list[str]:
+    return [f"{product}/train/good/00{number}" for number in numbers]
+
+
+def test_normals_are_the_good_training_images(tiny_dataset: Path, small_config: MakeConfig) -> None:
+    config = small_config(f"data.roots={tiny_dataset}")
+    assert _normals(config) == _of("ring", 0, 1) + _of("washer", 0, 1)
+    assert all(sample.path.is_file() for sample in select_normals(config, select_samples(config)))
+
+
+def test_normals_are_of_the_samples_products(tiny_dataset: Path, small_config: MakeConfig) -> None:
+    config = small_config(f"data.roots={tiny_dataset}", "data.exclude=ring")
+    assert _normals(config) == _of("washer", 0, 1)
+    assert select_normals(config, []) == []
+
+
+def test_normals_of_several_data_sets_are_joined(
+    tiny_dataset: Path, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "nut").symlink_to(tiny_dataset / "ring")
+    config = small_config(f'data.roots=["{tiny_dataset}", "{tmp_path}"]', "data.exclude=ring")
+    assert _normals(config) == _of("nut", 0, 1) + _of("washer", 0, 1)
+
+
+def test_defective_training_images_are_no_normals(
+    write_dataset: Callable[[Path], Path], small_config: MakeConfig, tmp_path: Path
+) -> None:
+    root = write_dataset(tmp_path)
+    shutil.copytree(root / "ring" / "test" / "bar", root / "ring" / "train" / "bar")
+    normals = select_normals(small_config(f"data.roots={root}"), _ring(root))
+    assert _names(normals) == _of("ring", 0, 1)
+
+
+def _ring(root: Path) -> list[Sample]:
+    return [Sample(root / "ring" / "test" / "good" / "000.png", "ring", "test", "good", None)]
+
+
+def test_at_most_so_many_normals_per_product_by_the_seed(
+    tiny_dataset: Path, small_config: MakeConfig
+) -> None:
+    def draw(limit: int, seed: int) -> list[str]:
+        limits = (f"data.max_per_product={limit}", f"train.seed={seed}")
+        return _normals(small_config(f"data.roots={tiny_dataset}", *limits))
+
+    draws = [draw(1, seed) for seed in range(8)]
+    assert draws[3] == draw(1, 3)
+    assert all([name.split("/")[0] for name in names] == ["ring", "washer"] for names in draws)
+    assert {name for names in draws for name in names} == {
+        *_of("ring", 0, 1),
+        *_of("washer", 0, 1),
+    }
+    assert draw(2, 0) == draw(7, 0) == _of("ring", 0, 1) + _of("washer", 0, 1)
+
+
+def test_plain_folders_have_no_normals(
+    write_dataset: Callable[[Path], Path], small_config: MakeConfig, tmp_path: Path
+) -> None:
+    parts, root = write_dataset(tmp_path / "parts"), tmp_path / "plain"
+    for product in ("ring", "washer"):
+        shutil.copytree(parts / product / "test", root / product)
+        shutil.copytree(parts / product / "ground_truth", root / product / "masks")
+    config = small_config(f"data.roots={root}")
+    assert len(select_samples(config)) == 11
+    assert _normals(config) == []
+
+
+def test_a_damaged_data_set_has_no_normals(tmp_path: Path, small_config: MakeConfig) -> None:
+    with pytest.raises(DatasetError, match="must hold images"):
+        select_normals(small_config(f"data.roots={tmp_path}"), [])
