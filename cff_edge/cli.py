@@ -122,8 +122,9 @@ def _train(arguments: argparse.Namespace, config: "Config") -> None:
 
 
 def _import(arguments: argparse.Namespace, config: "Config") -> None:
-    from cff_edge.april_gan import import_projectors
+    from cff_edge.april_gan import import_projectors, read_projectors
 
+    read_projectors(arguments.import_april_gan)  # before a backbone is loaded for nothing
     import_projectors(arguments.import_april_gan, config, _backbone(config), arguments.out)
     log.info("wrote %s", arguments.out)
 
