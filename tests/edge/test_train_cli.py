@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -251,7 +252,7 @@ def test_random_weights_are_called_so(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = []
+    made: list[tuple[Any, ...]] = []
 
     def record(*arguments: object) -> None:
         made.append(arguments)
@@ -264,7 +265,12 @@ def test_random_weights_are_called_so(
     assert "11 images, 5 of them defective" in caplog.text
     assert "random backbone weights: features mean nothing" in caplog.text
     seeded = load_backbone("efficientnet-lite0", "random", 64, 32, seed=5)
-    assert made[0][1].info.weights_sha256 == seeded.info.weights_sha256  # type: ignore[attr-defined]
+    assert made[0][1].info.weights_sha256 == seeded.info.weights_sha256
+    normals = made[0][-1]  # for memory banks
+    assert [(s.product, s.split) for s in normals] == [
+        *[("ring", "train")] * 2,
+        *[("washer", "train")] * 2,
+    ]
 
 
 def test_progress_goes_to_stderr_and_nothing_else_does(run: Path, tiny_dataset: Path) -> None:
