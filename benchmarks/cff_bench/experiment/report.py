@@ -70,15 +70,15 @@ def write_report(experiment: Experiment, folder: Path, command: Sequence[str]) -
         for result in cells
         if result.method in EVERYWHERE and result.k == SHOTS[-1]
     ]
-    rows = _summarised(main)
+    rows = {name: _summarised(cells) for name, cells in results.items()}
     report = {
         "schema": SCHEMA_VERSION,
         "command": shlex.join(command),
         "environment": collect_environment().to_dict(),
         "protocol": _protocol(results),
-        "main": [_row(row.name, main, rows) for row in ROWS],
+        "main": [_row(row.name, main, rows[MAIN_SET]) for row in ROWS],
         "test": {
-            name: [_row(row, cells, _summarised(cells)) for row in EVERYWHERE]
+            name: [_row(row, cells, rows[name]) for row in EVERYWHERE]
             for name, cells in results.items()
         },
         "overall": {name: _differences(everywhere, name, BASELINE) for name in EVERYWHERE[1:]},
@@ -88,7 +88,7 @@ def write_report(experiment: Experiment, folder: Path, command: Sequence[str]) -
         "cells": [_cell(result) for cells in results.values() for result in cells],
     }
     atomic_write(folder / RESULT_NAME, (json.dumps(report, indent=1) + "\n").encode())
-    atomic_write(folder / PLOT_NAME, _plot(rows).encode())
+    atomic_write(folder / PLOT_NAME, _plot(rows[MAIN_SET]).encode())
     return json.loads((folder / RESULT_NAME).read_text(encoding="utf-8"))
 
 
@@ -123,27 +123,23 @@ def _protocol(results: Mapping[str, Sequence[CellResult]]) -> dict[str, Any]:
 def _summarised(results: Sequence[CellResult]) -> list[Row]:
     """Return the rows of means over products, of every method that stands in the tables."""
     shown = [result for result in results if result.method != ON_REFERENCES.name]
-    return [row for summary in summarise(shown) for row in summary.rows]
+    # one resample: tables and plot show the spread over draws, intervals are of differences
+    return [row for summary in summarise(shown, n_resamples=1) for row in summary.rows]
 
 
 def _row(name: str, results: Sequence[CellResult], rows: Sequence[Row]) -> dict[str, Any]:
-    """Return a row's figures per K, and its paired differences to baseline and default."""
+    """Return a row's figures per K, and its paired difference to the baseline at the largest."""
     figures = {
         row.k: {
-            metric: {"mean": f.mean, "std": f.std, "low": f.low, "high": f.high}
-            for metric, f in row.figures.items()
+            metric: {"mean": figure.mean, "std": figure.std}
+            for metric, figure in row.figures.items()
         }
         for row in rows
         if row.method == name
     }
     last = [result for result in results if result.k == SHOTS[-1]]
-    compared = {BASELINE: results, DEFAULT: last}
-    differences = {
-        other: _differences(cells, name, other)
-        for other, cells in compared.items()
-        if other != name
-    }
-    return {"name": name, "k": figures, "minus": differences}
+    minus = {} if name == BASELINE else {BASELINE: _differences(last, name, BASELINE)}
+    return {"name": name, "k": figures, "minus": minus}
 
 
 def _differences(results: Sequence[CellResult], a: str, b: str) -> list[dict[str, Any]]:
