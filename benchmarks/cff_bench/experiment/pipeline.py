@@ -3,6 +3,7 @@
 Everything is resumable: a finished run is not trained again, a finished cell not computed again.
 """
 
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -66,19 +67,19 @@ class Experiment:
         self.out = out
         self.jobs = jobs
         synthetic = out / "data" / SYNTHETIC
-        if not synthetic.is_dir():
-            partial_copy = synthetic.with_suffix(".partial")
-            write_synthetic_dataset(partial_copy)
-            partial_copy.rename(synthetic)
-        self._locks: defaultdict[Path, Lock] = defaultdict(Lock)  # data sets share untrained runs
+        self._locks: defaultdict[str, Lock] = defaultdict(Lock)  # data sets share untrained runs
         names = {*TRAINING_SETS, *TEST_SETS, *DEVELOPMENT_SETS}
         self.roots = {name: synthetic if name == SYNTHETIC else data / name for name in names}
         for name, root in sorted(self.roots.items()):
-            if not root.is_dir():
+            if name != SYNTHETIC and not root.is_dir():
                 raise UsageError(
                     f"`CFF_DATA` must hold the data set `{name}`, `{data}` does not; "
                     "name the folder that holds it"
                 )
+        if not synthetic.is_dir():
+            partial_copy = synthetic.with_suffix(".partial")
+            write_synthetic_dataset(partial_copy)
+            partial_copy.rename(synthetic)
 
     @property
     def results(self) -> Path:
@@ -146,7 +147,7 @@ class Experiment:
     def _train(self, row: Row, data: str, name: str = "", extra: Sequence[str] = ()) -> Path:
         """Train the row that is to be judged on a data set, unless that has been done."""
         folder = self.run_folder(row, data) / name
-        with self._locks[folder]:
+        with self._locks[str(folder)]:
             if (folder / HEAD_NAME).is_file():
                 return folder
             roots = [self.roots[other] for other in TRAINING_SETS if other != data or _is_raw(row)]
@@ -183,8 +184,8 @@ class Experiment:
         out = self.results / MAIN_SET
         lists = ReferenceLists.load(out / REFERENCES_NAME)
         draw = lists.of(MAIN_SET, product, 0)[: SHOTS[-1]]
-        paths = ",".join(f'"{self.roots[MAIN_SET] / name}"' for name in draw)
-        extra = [f"data.align_references=[{paths}]"]
+        paths = json.dumps([str(self.roots[MAIN_SET] / name) for name in draw], ensure_ascii=False)
+        extra = [f"data.align_references={paths}"]
         folder = self._train(ON_REFERENCES, MAIN_SET, product, extra)
         method = f"{ON_REFERENCES.name}={folder}"
         self._evaluate(out, MAIN_SET, method, (), SHOTS[-1:], [product], ["--seeds", 1])
