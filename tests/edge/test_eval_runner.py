@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -160,7 +161,7 @@ def test_a_new_test_image_concerns_its_product(
 
 def test_a_changed_method_concerns_its_cells(finished: Context, root: Path, run: Path) -> None:
     config = run / "config.toml"
-    config.write_text(config.read_text().replace("text_weight = 0.02", "text_weight = 0.5"))
+    config.write_text(re.sub("text_weight = .*", "text_weight = 0.5", config.read_text()))
     again = _again(finished, root, run)
     assert len(again) == 8
     assert {cell.method for cell in again} == {"run"}
