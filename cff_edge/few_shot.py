@@ -31,15 +31,13 @@ from cff_edge.detector import (
 from cff_edge.feature_cache import FeatureCache
 from cff_edge.heads import Head
 from cff_runtime.errors import UsageError
-from cff_runtime.finishing import LOG_SCALE
+from cff_runtime.finishing import LOG_SCALE, peak_scale_of
 from cff_runtime.thresholds import augmentations, without_border
 
 # of a memory bank, searched at once: B * N_s cosines for each are all that is ever held
 _CHUNK_ROWS = 1024
 # squared singular values below this share of the largest are rounding, not a direction
 _RANK_TOLERANCE = 1e-12
-# the largest peak of the references gets this half of the image score, as in enrolment
-_PEAK_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +263,7 @@ def measure_peak_scale(
         augmented, _ = cache.encode(list(augmentations(image)))
         maps = probe.score(augmented, None).maps.cpu().numpy()
         peaks += [float(without_border(anomaly_map).max()) for anomaly_map in maps]
-    return _PEAK_SHARE / max(max(peaks), float(np.finfo(np.float32).tiny))
+    return peak_scale_of(peaks)
 
 
 def transductive_scores(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cff_runtime.backends import Backend, Encoding
-from cff_runtime.finishing import fuse_maps, image_score
+from cff_runtime.finishing import fuse_maps, image_score, peak_scale_of
 from cff_runtime.manifest import Manifest
 from cff_runtime.profile import Profile
 from cff_runtime.thresholds import (
@@ -19,9 +19,6 @@ from cff_runtime.thresholds import (
 )
 
 Progress = Callable[[int, int], None]
-
-# a reference whose map has the largest leave-one-out maximum gets this half of the image score
-_PEAK_SHARE = 0.5
 
 
 def enroll_references(
@@ -79,7 +76,7 @@ def enroll_references(
             text_scores.append(encoding.text_score)
 
     peaks = [float(anomaly_map.max()) for anomaly_map in maps]
-    peak_scale = _PEAK_SHARE / max(max(peaks), float(np.finfo(np.float32).tiny))
+    peak_scale = peak_scale_of(peaks)
     scores = [
         image_score(peak, text_score, peak_scale)
         for peak, text_score in zip(peaks, text_scores, strict=True)

@@ -24,6 +24,7 @@ from cff_runtime.errors import BackendError
 DISTANCES = ("cosine", "log")
 # Distances far below it count as none: normal parts lie at 0.01 to 0.15, by stage and product.
 LOG_SCALE = 0.01
+_PEAK_SHARE = 0.5
 
 
 def stage_distance(nearest: NDArray[np.float32], distance: str) -> NDArray[np.float32]:
@@ -106,6 +107,11 @@ def fuse_maps(
     for plane in distances.values():  # stages of one grid are upsampled together
         total += upsample(plane, height, width)
     return total
+
+
+def peak_scale_of(peaks: Sequence[float]) -> float:
+    """Return `peak_scale` from the maxima of good parts' maps: the largest gets half the score."""
+    return _PEAK_SHARE / max(max(peaks), float(np.finfo(np.float32).tiny))
 
 
 def image_score(peak: float, text_score: float | None, peak_scale: float) -> float:
