@@ -222,10 +222,11 @@ def _add_experiment(subparsers: Any) -> None:
 
 
 def _run_experiment(args: argparse.Namespace) -> int:
-    from cff_bench.experiment.pipeline import Experiment, data_folder
+    from cff_bench.experiment.pipeline import Experiment
     from cff_bench.experiment.report import format_report, write_report
+    from cff_bench.real_data import data_folder
 
-    experiment = Experiment(data_folder(), args.out, args.jobs)
+    experiment = Experiment(data_folder(()), args.out, args.jobs)  # which names what it lacks
     experiment.develop()
     experiment.test()
     print(format_report(write_report(experiment, args.results, ("cff-bench", "experiment"))))

@@ -7,7 +7,6 @@ features.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import numpy as np
 
 from cff_bench.demo.commands import run
 from cff_bench.demo.evaluation import evaluate_product
+from cff_bench.real_data import data_folder
 from cff_edge.datasets import read_dataset
-from cff_runtime.errors import UsageError
 from cff_runtime.storage import atomic_write
 
 TRAINING_SETS = ("piped", "fabric_hsst", "ballscrew")
@@ -35,23 +34,6 @@ HEADS: dict[str, tuple[str, ...]] = {
     "affine": ("head.calibrator=affine",),
 }
 METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "false_reject_rate", "false_accept_rate")
-
-
-def data_folder() -> Path:
-    """Return the folder of real images that the environment variable CFF_DATA names.
-
-    Raises
-    ------
-    UsageError
-        If it is not set or lacks a data set.
-    """
-    folder = os.environ.get("CFF_DATA")
-    if not folder:
-        raise UsageError("`CFF_DATA` must name the folder of the real images, it is not set")
-    for name in (*TRAINING_SETS, TEST_SET):
-        if not (Path(folder) / name).is_dir():
-            raise UsageError(f"`CFF_DATA` must hold the data set `{name}`, `{folder}` does not")
-    return Path(folder)
 
 
 def run_real_parts(
@@ -75,7 +57,7 @@ def run_real_parts(
     dict
         ``products``: a list with one entry per head and product; ``means``: per head.
     """
-    data = data_folder()
+    data = data_folder((*TRAINING_SETS, TEST_SET))
     dataset = read_dataset(data / TEST_SET)
     roots = [data / name for name in TRAINING_SETS]
     products = []

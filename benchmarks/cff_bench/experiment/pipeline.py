@@ -4,7 +4,6 @@ Everything is resumable: a finished run is not trained again, a finished cell no
 """
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -219,20 +218,6 @@ class Experiment:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-
-
-def data_folder() -> Path:
-    """Return the folder of real images that the environment variable CFF_DATA names.
-
-    Raises
-    ------
-    UsageError
-        If it is not set.
-    """
-    folder = os.environ.get("CFF_DATA")
-    if not folder:
-        raise UsageError("`CFF_DATA` must name the folder of the real images, it is not set")
-    return Path(folder)
 
 
 def _is_raw(row: Row) -> bool:
