@@ -36,25 +36,6 @@ _CSV_HEADER = (
 )
 
 
-def format_text(results: Sequence[CellResult], n_resamples: int = N_RESAMPLES) -> str:
-    """Return every table as plain text.
-
-    Parameters
-    ----------
-    results : sequence of CellResult
-        At least one.
-    n_resamples : int
-        Of the bootstrap.
-
-    Raises
-    ------
-    UsageError
-        If there is no result.
-    """
-    tables = printed_tables(_summarise(results, n_resamples), n_resamples)
-    return "\n".join(format_table(table) for table in tables)
-
-
 def format_short(datasets: Iterable[DatasetSummary]) -> str:
     """Return one short table per data set as plain text, as `cff-eval` prints it."""
     return "\n".join(format_table(table) for table in short_tables(tuple(datasets)))
