@@ -296,7 +296,9 @@ def test_a_killed_worker_costs_its_open_block_alone(
     assert len(after) == 8
     assert finished.items() < after.items()  # none of them was written again
     in_parts = [
-        row["image"] for path in out.glob("parts/*") for row in pq.read_table(path).to_pylist()
+        row["image"]
+        for path in out.glob("parts/*.parquet")
+        for row in pq.read_table(path).to_pylist()
     ]
     assert len(in_parts) == len(set(in_parts)) == 80
     rows = _rows(out)
