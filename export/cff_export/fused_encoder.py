@@ -58,7 +58,7 @@ class FusedEncoder(nn.Module):
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, ...]:
         """Return features_0 .. features_{S-1}, text_map and, with a text tower, text_score."""
-        pixels = image.permute(0, 3, 1, 2).float()
+        pixels = image.float().permute(0, 3, 1, 2)  # TensorRT transposes no uint8
         if self.scale is not None and self.shift is not None:
             pixels = pixels * self.scale + self.shift
         stages, embedding = self.trunk(pixels)

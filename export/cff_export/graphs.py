@@ -1,5 +1,6 @@
 """Writing the graphs of a bundle: the encoder from PyTorch, the scorers node by node."""
 
+import ast
 import hashlib
 import logging
 import warnings
@@ -10,6 +11,7 @@ import onnx_ir as ir
 import torch
 from onnx import TensorProto, helper
 
+from cff_export.blocks import ENCODER_SCOPE
 from cff_export.fused_encoder import FusedEncoder
 from cff_export.passes import drop_unused
 
@@ -18,6 +20,7 @@ OPSET = 18
 IR_VERSION = 9
 # protobuf stops at 2 GiB; above this the weights go to a file of their own
 MAX_SINGLE_FILE_BYTES = 1_900_000_000
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def write_encoder(encoder: FusedEncoder, image_size: int, joint_dim: int, path: Path) -> int:
@@ -50,6 +53,7 @@ def write_encoder(encoder: FusedEncoder, image_size: int, joint_dim: int, path: 
     model = program.model
     n_dropped = drop_unused(model)
     model.ir_version = min(model.ir_version, IR_VERSION)
+    _name_nodes(model)
     _strip_origins(model)
     n_bytes = sum(tensor.nbytes for tensor in _weights(model))
     logging.getLogger(__name__).info("encoder: %d nodes, %.1f MB", len(model.graph), n_bytes / 1e6)
@@ -98,6 +102,18 @@ def _weights_sha256(model: ir.Model) -> str:
     for tensor in _weights(model):
         digest.update(tensor.tobytes())
     return digest.hexdigest()
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Name every node after the PyTorch module it came from: ``trunk.blocks.3.bn0/Conv_17``.
+
+    Reports, parser errors and `cff_export.blocks` speak of nodes by these names.
+    """
+    for index, node in enumerate(model.graph.all_nodes()):
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        # the outermost scope is the encoder itself, the innermost the operator
+        module = scopes[-2] if len(scopes) > 1 and scopes[0] == "" else ""
+        node.name = f"{module or ENCODER_SCOPE}/{node.op_type}_{index}"
 
 
 def _strip_origins(model: ir.Model) -> None:
