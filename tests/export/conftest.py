@@ -136,7 +136,12 @@ def replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[Bundle], None]:
         path = bundle.path / bundle.manifest.encoder
 
         def export(*_arguments: object, **_options: object) -> SimpleNamespace:
-            return SimpleNamespace(model=ir.load(path))
+            model = ir.load(path)
+            for node in model.graph:  # as PyTorch marks them, see `cff_export.graphs`
+                module = (node.name or "").partition("/")[0]
+                scopes = ["", "operator"] if module == "encoder" else ["", module, "operator"]
+                node.metadata_props["pkg.torch.onnx.name_scopes"] = repr(scopes)
+            return SimpleNamespace(model=model)
 
         monkeypatch.setattr(torch.onnx, "export", export)
 
