@@ -1,32 +1,48 @@
 """The same image must give the same features in every batch size and position."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+BATCH_SIZES = (2, 3, 4)
+# rounding, with room; an image that sees its neighbours changes a hundred times as much
+MAX_BATCH_DIFF = 1e-4
+
 
 def batch_position_diff(
-    encoder: Path, images: NDArray[np.uint8], text: NDArray[np.float32]
+    encoder: Path,
+    images: NDArray[np.uint8],
+    text: NDArray[np.float32],
+    sizes: Sequence[int] = BATCH_SIZES,
 ) -> float:
-    """Return the largest change of any output of an image between a batch of one and of all.
+    """Return the largest change of any output of an image between a batch of one and larger ones.
+
+    Every batch starts at another image, so that an image stands in several positions.
 
     Parameters
     ----------
     encoder : Path
         ONNX file.
-    images : ndarray of shape (B, H, W, 3), uint8
+    images : ndarray of shape (n, H, W, 3), uint8
+        As many as the largest batch, or more; as many as that are used.
     text : ndarray of shape (C, 2), float32
+    sizes : sequence of int
+        Batches, ascending.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(str(encoder), options, providers=["CPUExecutionProvider"])
-    together = session.run(None, {"image": images, "text": text})
+    images = images[: max(sizes)]
+    alone = [session.run(None, {"image": image[None], "text": text}) for image in images]
     worst = 0.0
-    for position in range(len(images)):
-        alone = session.run(None, {"image": images[position : position + 1], "text": text})
-        for one, many in zip(alone, together, strict=True):
-            diff = np.abs(one[0] - many[position]).max()
-            worst = float(np.maximum(worst, diff))  # unlike `max`, it keeps a NaN
+    for size in sizes:
+        members = [(size + position) % len(images) for position in range(size)]
+        together = session.run(None, {"image": images[members], "text": text})
+        for position, member in enumerate(members):
+            for one, many in zip(alone[member], together, strict=True):
+                diff = np.abs(one[0] - many[position]).max()
+                worst = float(np.maximum(worst, diff))  # unlike `max`, it keeps a NaN
     return worst

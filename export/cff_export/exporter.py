@@ -3,11 +3,8 @@
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import logging
 import math
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +20,16 @@ from cff_edge.backbones import Backbone
 from cff_edge.config import Config
 from cff_edge.detector import Detector
 from cff_edge.heads import Head
-from cff_export.batch_check import batch_position_diff
+from cff_export.batch_check import MAX_BATCH_DIFF, batch_position_diff
+from cff_export.folders import check_target, list_files, note_parity, working_folder, write_manifest
 from cff_export.fused_encoder import FusedEncoder, folded_input
-from cff_export.golden import GOLDEN_NAMES, N_REFERENCES, draw_golden_images
+from cff_export.golden import (
+    FEATURE_IMAGES,
+    GOLDEN_NAMES,
+    GOLDEN_ROLES,
+    N_REFERENCES,
+    draw_golden_images,
+)
 from cff_export.graphs import write_encoder, write_scorer
 from cff_export.head_chains import fold_head
 from cff_export.passes import StageChain
@@ -37,18 +41,20 @@ from cff_export.reference import (
 )
 from cff_runtime.backends import Backend, open_backend
 from cff_runtime.bundle import Bundle
-from cff_runtime.errors import CheckpointError, ParityError, StorageError, UsageError
+from cff_runtime.errors import CheckpointError, ParityError, UsageError
 from cff_runtime.finishing import image_score
 from cff_runtime.inspector import DEFAULT_TEXT_NAME, Inspector
-from cff_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, Stage, TextInfo
+from cff_runtime.manifest import Manifest, Stage, TextInfo
+from cff_runtime.parity import ParityLimits, ParityReport
 from cff_runtime.preprocessing import Preprocessing
-from cff_runtime.storage import atomic_write, sha256_file
-from cff_runtime.verification import GOLDEN_PROFILE, ParityLimits, ParityReport, verify_bundle
+from cff_runtime.storage import atomic_write
+from cff_runtime.verification import golden_profile, verify_bundle
 
 ENCODER = "encoder.fp32.onnx"
 TEXT_FILE = "text.safetensors"
 EXPECTED = "golden/expected.safetensors"
-PARITY = "parity.json"
+# what rounding may do to a feature; a wrong basis is far outside
+_MAX_OUTSIDE_BASIS = 1e-4
 
 log = logging.getLogger(__name__)
 
@@ -117,21 +123,8 @@ def export_bundle(
     """
     settings = settings or ExportSettings()
     _check_arguments(head, config, out, settings)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    except OSError as error:
-        raise StorageError(f"`{out}` could not be written: {error}") from error
-    try:
+    with working_folder(out) as work:
         _Export(backbone, head, config, settings, trained_on, work).run()
-        work.chmod(0o755)
-        _replace_folder(work, out)
-    except OSError as error:
-        raise StorageError(
-            f"`{out}` could not be written: {error.strerror or error}; nothing was left behind"
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return Bundle.open(out)
 
 
@@ -150,10 +143,7 @@ def _check_arguments(head: Head, config: Config, out: Path, settings: ExportSett
                 f"`{name}` of the head must be finite, it holds NaN or infinity; train again with "
                 "a smaller learning rate"
             )
-    if out.exists() and not settings.replace:
-        raise UsageError(f"`{out}` must not exist yet; give another folder or `--replace`")
-    if out.exists() and not (out / MANIFEST_NAME).is_file():
-        raise UsageError(f"`{out}` must be a bundle to be replaced, it is something else")
+    check_target(out, settings.replace)
 
 
 class _Export:
@@ -199,15 +189,14 @@ class _Export:
         manifest = self._manifest(chains, passes, names)
         backend = open_backend("onnxruntime", Bundle(self.work, manifest), {})
         self._write_golden(manifest, backend, images, resized, expected, chains)
-        manifest = self._with_files(manifest)
+        manifest = dataclasses.replace(manifest, files=list_files(self.work))
         log.info("parity gate: ONNX Runtime against PyTorch")
         report = verify_bundle(Bundle(self.work, manifest), backend, self.settings.limits)
         del backend  # the next check opens the encoder again: not two of a ViT-L's 1.2 GB
         batch_diff = batch_position_diff(self.work / ENCODER, np.stack(resized), text)
         parity = self._gate(report, batch_diff)
-        (self.work / PARITY).write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
-        manifest = self._with_files(dataclasses.replace(manifest, parity=parity))
-        (self.work / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        note_parity(self.work, manifest.precision, parity)
+        write_manifest(self.work, dataclasses.replace(manifest, parity=parity))
 
     def _text_vectors(self, name: str) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = self.backbone.text_vectors(name).numpy()
@@ -254,17 +243,20 @@ class _Export:
         folder.mkdir()
         inspector = Inspector(Bundle(self.work, manifest), backend)
         profile = inspector.enroll(list(resized[:N_REFERENCES]), "golden", DEFAULT_TEXT_NAME)
-        profile.save(self.work / GOLDEN_PROFILE)
-        answers: dict[str, NDArray[np.float32] | NDArray[np.uint8]] = {}
+        profile.save(self.work / golden_profile(manifest.precision))
+        answers: dict[str, NDArray[np.float32] | NDArray[np.uint8]] = {
+            "roles": np.array(GOLDEN_ROLES, np.uint8)
+        }
         for index, encoding in enumerate(expected):
             Image.fromarray(images[index]).save(folder / GOLDEN_NAMES[index])
             answers[f"resized_{index}"] = resized[index]
             for stage, chain in enumerate(chains):
                 basis = None if self.bank == "raw" else chain.basis
                 inside, outside = in_basis(encoding.features[stage], basis)
-                if outside > self.settings.limits.features:
+                if outside > _MAX_OUTSIDE_BASIS:
                     raise ParityError(f"features of stage {stage} leave the folded space")
-                answers[f"features_{stage}_{index}"] = np.ascontiguousarray(inside)
+                if index in FEATURE_IMAGES:
+                    answers[f"features_{stage}_{index}"] = np.ascontiguousarray(inside)
             anomaly_map = reference_map(
                 encoding,
                 expected[:N_REFERENCES],
@@ -283,7 +275,7 @@ class _Export:
 
     def _gate(self, report: ParityReport, batch_diff: float) -> dict[str, object]:
         failures = list(report.failures)
-        if not batch_diff <= self.settings.limits.features:
+        if not batch_diff <= MAX_BATCH_DIFF:
             failures.append(f"an image's features change by {batch_diff:.2e} with its batch")
         if failures:
             raise ParityError("the export left the parity gate: " + "; ".join(failures))
@@ -328,19 +320,8 @@ class _Export:
             notes=tuple(self._notes()),
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )
-        manifest = self._with_files(manifest)
+        manifest = dataclasses.replace(manifest, files=list_files(self.work))
         return dataclasses.replace(manifest, id=manifest.compute_id())
-
-    def _with_files(self, manifest: Manifest) -> Manifest:
-        """Return the manifest with hash and size of every file written so far."""
-        paths = sorted(path for path in self.work.rglob("*") if path.is_file())
-        files = {
-            path.relative_to(self.work).as_posix(): FileEntry(
-                sha256_file(path), path.stat().st_size
-            )
-            for path in paths
-        }
-        return dataclasses.replace(manifest, files=files)
 
     def _notes(self) -> list[str]:
         notes = []
@@ -358,20 +339,6 @@ class _Export:
 
 def _scorer(stage: int) -> str:
     return f"scorer_{stage}.fp32.onnx"
-
-
-def _replace_folder(work: Path, out: Path) -> None:
-    """Put the finished folder in place; an old bundle goes only after the new one stands."""
-    old = work.with_suffix(".old")
-    if out.exists():
-        out.rename(old)
-    try:
-        work.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _tool_versions() -> dict[str, str]:

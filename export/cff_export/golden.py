@@ -1,4 +1,4 @@
-"""Golden images: three drawn "parts", one with a defect, the same on every machine.
+"""Golden images: eight drawn "parts", three with a defect, the same on every machine.
 
 They are drawn, not photographed, so that a bundle carries nobody's pictures; none has the
 encoder's size, so that checking them checks the resize too.
@@ -7,17 +7,35 @@ encoder's size, so that checking them checks the resize too.
 import numpy as np
 from numpy.typing import NDArray
 
-GOLDEN_NAMES = ("golden_0.png", "golden_1.png", "golden_2.png")
-N_REFERENCES = 2  # the first two are good parts, the third is not
-_SIZES = ((420, 560), (300, 300), (700, 410))
+from cff_runtime.verification import DEFECTIVE, GOOD, REFERENCE
+
+# two references, three more good parts, three defective ones
+GOLDEN_ROLES = (REFERENCE, REFERENCE, GOOD, GOOD, GOOD, DEFECTIVE, DEFECTIVE, DEFECTIVE)
+GOLDEN_NAMES = tuple(f"golden_{index}.png" for index in range(len(GOLDEN_ROLES)))
+N_REFERENCES = GOLDEN_ROLES.count(REFERENCE)
+# whose features are compared as well; those of a ViT-L/14 at 518 px are 17 MB an image
+FEATURE_IMAGES = (0, 5)
+_SIZES = (
+    (420, 560),
+    (300, 300),
+    (520, 390),
+    (360, 480),
+    (610, 600),
+    (700, 410),
+    (400, 400),
+    (330, 520),
+)
 
 
 def draw_golden_images() -> list[NDArray[np.uint8]]:
-    """Return three RGB images [h,w,3], uint8: two good parts and a defective one."""
-    return [_draw(seed, size, seed >= N_REFERENCES) for seed, size in enumerate(_SIZES)]
+    """Return eight RGB images [h,w,3], uint8, with the roles of `GOLDEN_ROLES`."""
+    return [
+        _draw(seed, size, role)
+        for seed, (size, role) in enumerate(zip(_SIZES, GOLDEN_ROLES, strict=True))
+    ]
 
 
-def _draw(seed: int, size: tuple[int, int], defective: bool) -> NDArray[np.uint8]:
+def _draw(seed: int, size: tuple[int, int], role: int) -> NDArray[np.uint8]:
     """A brushed disc with a ring of holes on a dark ground; integer noise, no libm in the last bit.
 
     A float that rounds differently on another machine would move a grey value by one, which the
@@ -30,11 +48,22 @@ def _draw(seed: int, size: tuple[int, int], defective: bool) -> NDArray[np.uint8
     radius = np.hypot(x, y)
     shade = np.where(radius < 0.8, 150.0 + 40.0 * x * (1.0 - radius), 40.0)
     for hole in range(6):
-        angle = hole * np.pi / 3 + 0.02 * seed
+        angle = hole * np.pi / 3 + 0.02 * (seed % 3)
         shade[np.hypot(x - 0.5 * np.cos(angle), y - 0.5 * np.sin(angle)) < 0.11] = 20.0
-    if defective:
-        shade[(np.abs(x - y * 0.3) < 0.02) & (np.abs(y) < 0.45)] = 235.0
+    if role == DEFECTIVE:
+        shade[_defect(seed, x, y)] = 235.0
     brushed = shade + rng.randint(-12, 13, size=(height, 1))
     colour = np.array([1.0, 0.96, 0.88])
     noisy = brushed[:, :, None] * colour + rng.randint(-6, 7, size=(height, width, 3))
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+
+
+def _defect(seed: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """A long scratch, a spot, or a filled hole with a chipped edge, in coordinates of -1 to 1."""
+    if seed % 3 == 0:
+        defect = np.hypot(x + 0.15, y - 0.2) < 0.12
+    elif seed % 3 == 1:
+        defect = np.hypot(x - 0.5, y) < 0.15
+    else:
+        defect = (np.abs(x - y * 0.3) < 0.02) & (np.abs(y) < 0.45)
+    return defect

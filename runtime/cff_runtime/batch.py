@@ -116,7 +116,7 @@ def run_batch(
     bundle, profile, out = bundle.absolute(), profile.absolute(), out.absolute()
     images = list_source(source, column)
     manifest = Bundle.open(bundle).manifest
-    Profile.load(profile).require_bundle(manifest)
+    manifest = manifest.view(Profile.load(profile).precision_in(manifest))
     batch_results.claim_folder(out, manifest.id, sha256_file(profile))
     shutil.rmtree(out / batch_results.OPEN_FOLDER, ignore_errors=True)
     finished = batch_results.finished_images(out)
@@ -130,7 +130,7 @@ def run_batch(
             size = math.ceil(len(todo) / (n_workers * _BLOCKS_PER_WORKER))
             blocks = batch_workers.split_blocks(todo, min(size, MAX_BLOCK_IMAGES))
             options = {"provider": provider, "threads": threads}
-            job = batch_workers.Job(bundle, profile, out, backend, options)
+            job = batch_workers.Job(bundle, manifest.precision, profile, out, backend, options)
             begun = perf_counter()
             for n_images in batch_workers.score_blocks(
                 job, blocks, n_workers, float(provider != "cpu")

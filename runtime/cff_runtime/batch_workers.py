@@ -39,13 +39,17 @@ class Job:
 
     Attributes
     ----------
-    bundle, profile, out : Path
+    bundle : Path
+    precision : str
+        Of the bundle's encoder.
+    profile, out : Path
     backend : str
     options : mapping
         Of the backend; ``threads`` is what each worker gets of the CPU.
     """
 
     bundle: Path
+    precision: str
     profile: Path
     out: Path
     backend: str
@@ -100,7 +104,7 @@ class Scorer:
 
     def __init__(self, job: Job) -> None:
         cv2.setNumThreads(job.options["threads"])
-        self._inspector = Inspector.open(job.bundle, job.backend, job.options)
+        self._inspector = Inspector.open(job.bundle, job.backend, job.options, job.precision)
         self._profile = Profile.load(job.profile)
         self._out = job.out
 

@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from cff_runtime.errors import BundleError, UsageError
-from cff_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
+from cff_runtime.manifest import (
+    DEFAULT_PRECISION,
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    parse_manifest,
+)
 from cff_runtime.storage import sha256_file
 
 MAX_MANIFEST_BYTES = 4 << 20
@@ -17,19 +23,25 @@ MAX_MANIFEST_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle folder."""
+    """A verified bundle folder, seen by one precision of its encoder."""
 
     path: Path
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: Path | str) -> "Bundle":
+    def open(cls, path: Path | str, precision: str = DEFAULT_PRECISION) -> "Bundle":
         """Read the manifest and check size and hash of every file it names.
+
+        Parameters
+        ----------
+        path : path
+        precision : str
+            One of the manifest's `precisions`.
 
         Raises
         ------
         UsageError
-            If `path` is no folder with a manifest.
+            If `path` is no folder with a manifest, or has no such precision.
         BundleError
             If the manifest is malformed or a file is missing, outside the folder or changed.
         """
@@ -46,9 +58,13 @@ class Bundle:
             text = manifest_path.read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError) as error:
             raise BundleError(f"`{manifest_path}` must be readable UTF-8 text: {error}") from error
-        bundle = cls(path, parse_manifest(text))
+        bundle = cls(path, parse_manifest(text).view(precision))
         bundle._verify_files()
         return bundle
+
+    def view(self, precision: str) -> "Bundle":
+        """Return the bundle as another of its precisions sees it; see `Manifest.view`."""
+        return Bundle(self.path, self.manifest.view(precision))
 
     def file(self, name: str) -> Path:
         """Return the path of a file that the manifest names."""

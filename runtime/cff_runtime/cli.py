@@ -21,6 +21,7 @@ from cff_runtime.bundle import Bundle
 from cff_runtime.errors import CffError, UsageError
 from cff_runtime.imaging import list_images, load_image
 from cff_runtime.inspector import Inspector
+from cff_runtime.manifest import DEFAULT_PRECISION
 from cff_runtime.overlay import save_overlay
 from cff_runtime.profile import Profile
 from cff_runtime.result import Result
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     enroll = commands.add_parser("enroll", help="make a profile from good parts")
     _add_bundle(enroll)
+    _add_precision(enroll)
     enroll.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="images or folders")
     enroll.add_argument("--product", required=True, help="name of the product")
     enroll.add_argument("--out", type=Path, required=True, metavar="PROFILE")
@@ -106,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="check a bundle's golden answers on this box")
     _add_bundle(verify)
+    _add_precision(verify)
     verify.set_defaults(command=_verify)
     return parser
 
@@ -120,19 +123,22 @@ def _add_bundle(
     parser.add_argument("--json", action="store_true", help="JSON to stdout")
 
 
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision", default=DEFAULT_PRECISION, help="of the encoder, one that the bundle holds"
+    )
+
+
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"provider": arguments.provider, "threads": arguments.threads}
-
-
-def _open(arguments: argparse.Namespace) -> Inspector:
-    return Inspector.open(arguments.bundle, arguments.backend, _options(arguments))
 
 
 def _enroll(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError(f"`--limit` must be 1 or more, got {arguments.limit}")
     images = list_images(arguments.images)[: arguments.limit]
-    inspector = _open(arguments)
+    options = _options(arguments)
+    inspector = Inspector.open(arguments.bundle, arguments.backend, options, arguments.precision)
     profile = inspector.enroll(
         images, arguments.product, arguments.text_name, arguments.margin, _show_progress
     )
@@ -150,8 +156,9 @@ def _enroll(arguments: argparse.Namespace) -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     images = list_images(arguments.images)
     profile = Profile.load(arguments.profile)
-    inspector = _open(arguments)
-    profile.require_bundle(inspector.bundle.manifest)
+    bundle = Bundle.open(arguments.bundle)
+    bundle = bundle.view(profile.precision_in(bundle.manifest))
+    inspector = Inspector(bundle, open_backend(arguments.backend, bundle, _options(arguments)))
     names = _output_names(images)
     n_failed = 0
     for path in images:
@@ -216,17 +223,15 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.bundle, arguments.precision)
     backend = open_backend(arguments.backend, bundle, _options(arguments))
     report = verify_bundle(bundle, backend)
     if arguments.json:
         print(json.dumps(report.to_dict()))
     else:
-        worst = max(report.feature_max_diff)
         print(
-            f"{'passed' if report.passed else 'FAILED'}  {report.n_images} golden images, "
-            f"features {worst:.1e}, map {report.map_max_diff:.1e}, "
-            f"score {report.score_max_diff:.1e}, {report.verdict_flips} verdict flips"
+            f"{'passed' if report.passed else 'FAILED'}  {bundle.manifest.precision}, "
+            f"{report.n_images} golden images, {report.summary()}"
         )
     report.require_passed()
     return 0

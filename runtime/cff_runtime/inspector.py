@@ -1,5 +1,6 @@
 """The runtime's front door: open a bundle, enrol products, inspect parts."""
 
+import dataclasses
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cff_runtime.backends import Backend, open_backend
+from cff_runtime.backends import Backend, Encoding, open_backend
 from cff_runtime.bundle import Bundle
 from cff_runtime.enrolment import Progress, enroll_references
 from cff_runtime.errors import UsageError
 from cff_runtime.finishing import fuse_maps, image_score
 from cff_runtime.imaging import load_image
+from cff_runtime.manifest import DEFAULT_PRECISION
 from cff_runtime.profile import Profile
 from cff_runtime.regions import find_regions
 from cff_runtime.result import Result
@@ -46,6 +48,7 @@ class Inspector:
         bundle: Path | str,
         backend: str = "onnxruntime",
         options: Mapping[str, Any] | None = None,
+        precision: str = DEFAULT_PRECISION,
     ) -> "Inspector":
         """Verify a bundle and load its graphs.
 
@@ -56,12 +59,14 @@ class Inspector:
         backend : {'onnxruntime'}
         options : mapping, optional
             Of the backend: ``provider`` and ``threads`` for ``onnxruntime``.
+        precision : str
+            Of the encoder, one that the bundle holds.
 
         Raises
         ------
         UsageError, BundleError, BackendError, MissingDependencyError
         """
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, precision)
         return cls(opened, open_backend(backend, opened, options or {}))
 
     def enroll(
@@ -134,14 +139,35 @@ class Inspector:
         BackendError
             If the backend fails or gives a score that is not finite.
         """
-        manifest = self.bundle.manifest
-        banks = self._device_banks(profile)
         pixels = _as_array(image)
         clock = [perf_counter_ns()]
-        resized = manifest.preprocessing(pixels)
+        resized = self.bundle.manifest.preprocessing(pixels)
         clock.append(perf_counter_ns())
         encoding = self._backend.encode(resized, profile.text)
         clock.append(perf_counter_ns())
+        result = self.judge(encoding, profile, (pixels.shape[0], pixels.shape[1]))
+        stages_ms = _milliseconds(("preprocess", "encode"), clock)
+        return dataclasses.replace(result, stages_ms={**stages_ms, **result.stages_ms})
+
+    def judge(self, encoding: Encoding, profile: Profile, size: tuple[int, int]) -> Result:
+        """Search the memory banks and decide; `inspect` without preprocessing and encoder.
+
+        Parameters
+        ----------
+        encoding : Encoding
+            Of this inspector's backend.
+        profile : Profile
+        size : tuple of int
+            Height and width in pixels of the image, which regions are told in.
+
+        Raises
+        ------
+        ProfileMismatchError, BackendError
+            As `inspect`.
+        """
+        manifest = self.bundle.manifest
+        banks = self._device_banks(profile)
+        clock = [perf_counter_ns()]
         nearest = [
             self._backend.search(stage, features, bank)
             for stage, (features, bank) in enumerate(zip(encoding.features, banks, strict=True))
@@ -152,14 +178,8 @@ class Inspector:
             nearest, grids, encoding.text_map, manifest.text.weight, manifest.distance
         )
         score = image_score(float(anomaly_map.max()), encoding.text_score, profile.peak_scale)
-        size = (pixels.shape[0], pixels.shape[1])
         regions = find_regions(anomaly_map, profile.threshold.pixel_value, size)
         clock.append(perf_counter_ns())
-        names = ("preprocess", "encode", "search", "finish")
-        stages_ms = {
-            name: (end - start) / 1e6
-            for name, start, end in zip(names, clock, clock[1:], strict=False)
-        }
         return Result(
             score=score,
             verdict="reject" if score > profile.threshold.value else "pass",
@@ -167,7 +187,7 @@ class Inspector:
             anomaly_map=anomaly_map,
             regions=regions,
             text_score=encoding.text_score,
-            stages_ms=stages_ms,
+            stages_ms=_milliseconds(("search", "finish"), clock),
         )
 
     def _device_banks(self, profile: Profile) -> list[Any]:
@@ -177,6 +197,11 @@ class Inspector:
                 profile.require_bundle(self.bundle.manifest)
                 self._banks[profile] = [self._backend.upload_bank(b) for b in profile.banks]
             return self._banks[profile]
+
+
+def _milliseconds(names: Sequence[str], clock_ns: Sequence[int]) -> dict[str, float]:
+    spans = zip(names, clock_ns, clock_ns[1:], strict=False)
+    return {name: (end - start) / 1e6 for name, start, end in spans}
 
 
 def _as_array(image: ImageLike) -> NDArray[np.uint8]:

@@ -2,22 +2,26 @@
 
 The bundle's `id` is a hash over everything that decides a score: the graphs, the preprocessing,
 the stages, their distance and the text weight. A profile carries the id of the bundle that made it.
+
+A bundle may hold its encoder in several precisions. Each is a *variant* with an id of its own, and
+`Manifest.view` shows the manifest as that precision sees it. The scorers are fp32 for all.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from cff_runtime.errors import BundleError
+from cff_runtime.errors import BundleError, UsageError
 from cff_runtime.finishing import DISTANCES
 from cff_runtime.jsonfields import parse_object, take
 from cff_runtime.preprocessing import Preprocessing
 from cff_runtime.storage import sha256_bytes
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_NAME = "manifest.json"
+DEFAULT_PRECISION = "fp32"
 MAX_STAGES = 16
 MAX_TOKENS = 1 << 16
 MAX_WIDTH = 1 << 14
@@ -68,10 +72,34 @@ class TextInfo:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """The encoder in another precision than fp32.
+
+    Attributes
+    ----------
+    encoder : str
+        Its graph; the name says what was really built, such as ``encoder.fp16-mixed.onnx``.
+    id : str
+        Of the bundle as this precision sees it.
+    kept_fp32 : tuple of str
+        Blocks that were left in fp32 to pass the parity gate.
+    facts, parity : mapping
+        How it was built, and its report of the gate; for people.
+    """
+
+    encoder: str
+    id: str
+    kept_fp32: tuple[str, ...]
+    facts: Mapping[str, Any]
+    parity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Contents of ``manifest.json``; see the attributes of the parts.
 
-    `distance` says how the stages' distances are summed, see `cff_runtime.finishing`.
+    `distance` says how the stages' distances are summed, see `cff_runtime.finishing`. `variants`
+    are the further precisions, by name.
     `backbone`, `head`, `parity`, `passes`, `tools`, `licences` and `notes` are for people and
     reports; no score depends on them.
     """
@@ -95,7 +123,37 @@ class Manifest:
     licences: Mapping[str, str]
     notes: tuple[str, ...]
     created: str
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions of the encoder, fp32 first."""
+        return (DEFAULT_PRECISION, *self.variants)
+
+    def view(self, precision: str) -> "Manifest":
+        """Return the manifest as `precision` sees it: its encoder, id and parity report.
+
+        Raises
+        ------
+        UsageError
+            If the bundle was exported without this precision.
+        """
+        if precision == self.precision:
+            return self
+        if precision not in self.variants:
+            raise UsageError(
+                f"`precision` must be one of this bundle's, {', '.join(self.precisions)}, got "
+                f"{precision!r}; add it with `cff-export BUNDLE --precision {precision}`"
+            )
+        variant = self.variants[precision]
+        return replace(
+            self,
+            precision=precision,
+            encoder=variant.encoder,
+            id=variant.id,
+            parity=variant.parity,
+        )
 
     def compute_id(self) -> str:
         """Return the hash over everything that decides a score."""
@@ -140,6 +198,13 @@ def parse_manifest(text: str) -> Manifest:
             "`id` must be the hash of the graphs and settings, but the manifest was changed "
             "after the export; export the bundle again"
         )
+    for precision in manifest.variants:
+        view = manifest.view(precision)
+        if view.id != view.compute_id():
+            raise BundleError(
+                f"`variants.{precision}.id` must be the hash of its graphs and settings; "
+                "export the bundle again"
+            )
     return manifest
 
 
@@ -170,6 +235,7 @@ def _parse_fields(fields: Mapping[str, Any]) -> Manifest:
         licences=facts("licences"),
         notes=_strings(fields, "notes"),
         created=text_field("created"),
+        variants={name: _parse_variant(name, entry) for name, entry in facts("variants").items()},
     )
 
 
@@ -184,6 +250,18 @@ def _parse_stage(entry: Any) -> Stage:
     if not 0 < width <= MAX_WIDTH:
         raise BundleError(f"`stages.width` must be 1 to {MAX_WIDTH}, got {width}")
     return Stage(take(entry, "tap", str, BundleError), (grid[0], grid[1]), width)
+
+
+def _parse_variant(name: str, entry: Any) -> Variant:
+    if not isinstance(entry, dict) or name == DEFAULT_PRECISION:
+        raise BundleError(f"`variants.{name}` must be an object, of another precision than fp32")
+    return Variant(
+        encoder=take(entry, "encoder", str, BundleError),
+        id=take(entry, "id", str, BundleError),
+        kept_fp32=_strings(entry, "kept_fp32"),
+        facts=take(entry, "facts", dict, BundleError),
+        parity=take(entry, "parity", dict, BundleError),
+    )
 
 
 def _parse_text(entry: Mapping[str, Any]) -> TextInfo:
@@ -228,6 +306,12 @@ def _check_references(manifest: Manifest) -> None:
         raise BundleError(
             f"`distance` must be one of {', '.join(DISTANCES)}, got {manifest.distance!r:.80}"
         )
-    for name in (manifest.encoder, *manifest.scorers, manifest.text.file, manifest.golden):
+    if manifest.precision != DEFAULT_PRECISION:
+        raise BundleError(
+            f"`precision` must be {DEFAULT_PRECISION}, others are `variants`, "
+            f"got {manifest.precision!r:.80}"
+        )
+    encoders = (manifest.encoder, *(variant.encoder for variant in manifest.variants.values()))
+    for name in (*encoders, *manifest.scorers, manifest.text.file, manifest.golden):
         if name not in manifest.files:
             raise BundleError(f"`files` must list every file of the bundle, {name!r:.80} is not")

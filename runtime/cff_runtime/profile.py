@@ -112,6 +112,21 @@ class Profile:
         except ProfileError as error:
             raise ProfileError(f"`{path}`: {error}; copy it again or enrol again") from error
 
+    def precision_in(self, manifest: Manifest) -> str:
+        """Return the precision of a bundle that the profile was enrolled with.
+
+        Raises
+        ------
+        ProfileMismatchError
+            If it is none of them, or the shapes do not fit.
+        """
+        for precision in manifest.precisions:
+            view = manifest.view(precision)
+            if view.id == self.bundle_id:
+                self.require_bundle(view)
+                return precision
+        raise self._mismatch(manifest)
+
     def require_bundle(self, manifest: Manifest) -> None:
         """Check that the profile belongs to a bundle.
 
@@ -121,11 +136,7 @@ class Profile:
             If the bundle's id differs or the shapes do not fit.
         """
         if self.bundle_id != manifest.id:
-            raise ProfileMismatchError(
-                f"profile of `{self.product}` belongs to bundle {self.bundle_id[:12]}, "
-                f"this is bundle {manifest.id[:12]} (another encoder, precision or "
-                "preprocessing); enrol the product again with this bundle"
-            )
+            raise self._mismatch(manifest)
         expected = [stage.width for stage in manifest.stages]
         got = [bank.shape[1] for bank in self.banks]
         if got != expected:
@@ -138,6 +149,13 @@ class Profile:
                 f"text vectors of `{self.product}` must have shape {(manifest.joint_dim, 2)}, "
                 f"got {self.text.shape}; enrol the product again"
             )
+
+    def _mismatch(self, manifest: Manifest) -> ProfileMismatchError:
+        return ProfileMismatchError(
+            f"profile of `{self.product}` belongs to bundle {self.bundle_id[:12]}, "
+            f"this is bundle {manifest.id[:12]} (another encoder, precision or "
+            "preprocessing); enrol the product again with this bundle"
+        )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:

@@ -1,10 +1,11 @@
 """Does this box give the golden answers? The gate of the exporter, and `cff-run verify`.
 
-A bundle carries golden images, a profile made from two of them, and what PyTorch and a float64
-brute force say about each (`golden/expected.safetensors`). The parity limits are absolute.
+A bundle carries golden images, profiles made from the references among them, and what PyTorch and a
+float64 brute force say about each (`golden/expected.safetensors`, see `docs/formats.md`). What may
+differ, and by how much, is the business of `cff_runtime.parity`.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,195 +13,181 @@ from numpy.typing import NDArray
 
 from cff_runtime.backends import Backend
 from cff_runtime.bundle import Bundle
-from cff_runtime.errors import BundleError, ParityError
+from cff_runtime.errors import BundleError
 from cff_runtime.imaging import load_image
 from cff_runtime.inspector import Inspector
+from cff_runtime.manifest import DEFAULT_PRECISION
+from cff_runtime.parity import (
+    ParityLimits,
+    ParityReport,
+    auroc,
+    find_failures,
+    limits_for,
+    max_diff,
+    rank_correlation,
+    row_cosines,
+)
 from cff_runtime.profile import Profile
+from cff_runtime.result import Result
 
-GOLDEN_PROFILE = "golden/profile.safetensors"
-
-
-@dataclass(frozen=True)
-class ParityLimits:
-    """Largest absolute differences that pass."""
-
-    features: float = 1e-4
-    text_map: float = 1e-3
-    anomaly_map: float = 1e-3
-    score: float = 1e-3
+# what `roles` of the golden answers says of each image
+REFERENCE, GOOD, DEFECTIVE = 0, 1, 2
 
 
-@dataclass(frozen=True)
-class ParityReport:
-    """Golden images through this backend, against the expected answers.
+@dataclass(frozen=True, eq=False)
+class GoldenCheck:
+    """A golden image, what must come out, and what did."""
 
-    Attributes
-    ----------
-    n_images : int
-    resize_equal : bool
-        Whether every resized image is equal to the last bit.
-    feature_max_diff, feature_min_cosine : tuple of S floats
-        Per stage.
-    text_map_max_diff, text_score_max_diff, map_max_diff, score_max_diff : float
-    verdict_flips : int
-    failures : tuple of str
-        One sentence per limit that was left; empty if all hold.
-    """
+    name: str
+    role: int
+    expected_map: NDArray[np.float32]
+    expected_score: float
+    result: Result
 
-    n_images: int
-    resize_equal: bool
-    feature_max_diff: tuple[float, ...]
-    feature_min_cosine: tuple[float, ...]
-    text_map_max_diff: float
-    text_score_max_diff: float
-    map_max_diff: float
-    score_max_diff: float
-    verdict_flips: int
-    limits: ParityLimits
-    failures: tuple[str, ...]
 
-    @property
-    def passed(self) -> bool:
-        """Whether every limit holds."""
-        return not self.failures
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report for JSON, which has no infinity: it becomes None."""
-        fields = {
-            name: [_or_none(v) for v in value] if isinstance(value, tuple) else _or_none(value)
-            for name, value in asdict(self).items()
-        }
-        return {"passed": self.passed, **fields}
-
-    def require_passed(self) -> None:
-        """Raise if a limit was left.
-
-        Raises
-        ------
-        ParityError
-            Naming every stage and quantity outside its limit.
-        """
-        if self.failures:
-            raise ParityError("parity gate: " + "; ".join(self.failures))
+def golden_profile(precision: str) -> str:
+    """Return the file of the profile that `precision` made of the golden references."""
+    return f"golden/profile.{precision}.safetensors"
 
 
 def verify_bundle(
-    bundle: Bundle, backend: Backend, limits: ParityLimits | None = None
+    bundle: Bundle,
+    backend: Backend,
+    limits: ParityLimits | None = None,
+    checks: list[GoldenCheck] | None = None,
 ) -> ParityReport:
-    """Run the golden images of a bundle and compare.
+    """Run the golden images of a bundle, in the precision it is seen by, and compare.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    backend : Backend
+        Opened for `bundle`.
+    limits : ParityLimits, optional
+        Of the bundle's precision if None.
+    checks : list of GoldenCheck, optional
+        Gets every image's maps, for pictures.
 
     Raises
     ------
     BundleError, ProfileError
         If the golden files are damaged.
     """
-    limits = limits or ParityLimits()
-    n_stages = len(bundle.manifest.stages)
-    expected = bundle.tensors(bundle.manifest.golden)
-    names = sorted(
-        n for n in bundle.manifest.files if n.startswith("golden/") and n.endswith("png")
-    )
-    if not names:
-        raise BundleError("`files` must name golden images, there are none; export again")
-    profile = Profile.load(bundle.file(GOLDEN_PROFILE))
+    precision = bundle.manifest.precision
+    profile = Profile.load(bundle.file(golden_profile(precision)))
     profile.require_bundle(bundle.manifest)
-    inspector = Inspector(bundle, backend)
-    worst = {"text_map": 0.0, "text_score": 0.0, "map": 0.0, "score": 0.0}
-    feature_diff, feature_cosine = [0.0] * n_stages, [1.0] * n_stages
-    resize_equal, flips = True, 0
-    for index, name in enumerate(names):
+    fp32 = Profile.load(bundle.file(golden_profile(DEFAULT_PRECISION)))
+    checks = [] if checks is None else checks
+    comparison = _Comparison(bundle, backend, profile)
+    for index, name in enumerate(_golden_images(bundle)):
+        checks.append(comparison.check(index, name))
+    scores = np.array([check.result.score for check in checks])
+    expected = np.array([check.expected_score for check in checks])
+    probes = np.array([check.role != REFERENCE for check in checks])
+    defective = np.array([check.role == DEFECTIVE for check in checks])[probes]
+    threshold = fp32.threshold
+    to_threshold = threshold.value - float(np.median(threshold.scores))
+    map_to_threshold = threshold.pixel_value - fp32.display_range[0]
+    score_diff = max_diff(scores, expected)
+    report = ParityReport(
+        n_images=len(checks),
+        resize_equal=comparison.resize_equal,
+        feature_max_diff=tuple(comparison.feature_diff),
+        feature_min_cosine=tuple(float(c.min()) for c in comparison.cosines()),
+        feature_mean_cosine=tuple(float(c.mean()) for c in comparison.cosines()),
+        text_map_max_diff=comparison.text_map_diff,
+        text_score_max_diff=comparison.text_score_diff,
+        map_max_diff=comparison.map_diff,
+        score_max_diff=score_diff,
+        map_shift=_share(comparison.map_diff, map_to_threshold),
+        score_shift=_share(score_diff, to_threshold),
+        rank_correlation=rank_correlation(scores[probes], expected[probes]),
+        auroc_diff=abs(auroc(scores[probes], defective) - auroc(expected[probes], defective)),
+        scores=tuple(map(float, scores)),
+        expected_scores=tuple(map(float, expected)),
+        flipped=tuple(
+            check.name
+            for check in checks
+            if (check.result.verdict == "reject") != (check.expected_score > threshold.value)
+        ),
+        limits=limits or limits_for(precision),
+    )
+    return replace(report, failures=find_failures(report))
 
-        def want(key: str, index: int = index) -> NDArray[Any]:
-            return _tensor(expected, f"{key}_{index}")
 
-        image = load_image(bundle.file(name))
-        resized = bundle.manifest.preprocessing(image)
+class _Comparison:
+    """The largest differences over the golden images so far."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, profile: Profile) -> None:
+        self._bundle = bundle
+        self._backend = backend
+        self._profile = profile
+        self._inspector = Inspector(bundle, backend)
+        self._expected = bundle.tensors(bundle.manifest.golden)
+        n_stages = len(bundle.manifest.stages)
+        self._cosines: list[list[NDArray[np.float64]]] = [[] for _ in range(n_stages)]
+        self.feature_diff = [0.0] * n_stages
+        self.resize_equal = True
+        self.text_map_diff = self.text_score_diff = self.map_diff = 0.0
+
+    def check(self, index: int, name: str) -> GoldenCheck:
+        """Run one golden image and take its differences in."""
+
+        def want(key: str) -> NDArray[Any]:
+            return self._tensor(f"{key}_{index}")
+
+        resized = self._bundle.manifest.preprocessing(load_image(self._bundle.file(name)))
         golden = want("resized")
         if golden.shape != resized.shape or golden.dtype != np.uint8:
             raise BundleError(f"golden answer `resized_{index}` must be uint8 {resized.shape}")
-        resize_equal &= np.array_equal(resized, golden)
-        encoding = backend.encode(golden, profile.text)
-        for stage in range(n_stages):
-            features = backend.download(encoding.features[stage])
-            diff, cosine = _compare(features, want(f"features_{stage}"))
-            feature_diff[stage] = max(feature_diff[stage], diff)
-            feature_cosine[stage] = min(feature_cosine[stage], cosine)
-        result = inspector.inspect(golden, profile)
-        worst["text_map"] = max(worst["text_map"], _diff(encoding.text_map, want("text_map")))
+        self.resize_equal &= np.array_equal(resized, golden)
+        encoding = self._backend.encode(golden, self._profile.text)
+        if any(key.startswith("features_") and key.endswith(f"_{index}") for key in self._expected):
+            for stage, handle in enumerate(encoding.features):
+                features = self._backend.download(handle)
+                answer = want(f"features_{stage}")
+                diff = max_diff(features, answer)
+                self.feature_diff[stage] = max(self.feature_diff[stage], diff)
+                self._cosines[stage].append(row_cosines(features, answer))
+        result = self._inspector.judge(encoding, self._profile, golden.shape[:2])
+        self.text_map_diff = max(self.text_map_diff, max_diff(encoding.text_map, want("text_map")))
         if encoding.text_score is not None:
-            text_score = np.array([encoding.text_score])
-            worst["text_score"] = max(worst["text_score"], _diff(text_score, want("text_score")))
-        worst["map"] = max(worst["map"], _diff(result.anomaly_map, want("map")))
-        worst["score"] = max(worst["score"], _diff(np.array([result.score]), want("score")))
-        should_reject = bool(np.all(want("score") > profile.threshold.value))
-        flips += (result.verdict == "reject") != should_reject
-    report = ParityReport(
-        n_images=len(names),
-        resize_equal=resize_equal,
-        feature_max_diff=tuple(feature_diff),
-        feature_min_cosine=tuple(feature_cosine),
-        text_map_max_diff=worst["text_map"],
-        text_score_max_diff=worst["text_score"],
-        map_max_diff=worst["map"],
-        score_max_diff=worst["score"],
-        verdict_flips=flips,
-        limits=limits,
-        failures=(),
-    )
-    return _with_failures(report)
+            diff = max_diff(np.array([encoding.text_score]), want("text_score"))
+            self.text_score_diff = max(self.text_score_diff, diff)
+        self.map_diff = max(self.map_diff, max_diff(result.anomaly_map, want("map")))
+        score = want("score")
+        if score.shape != (1,):
+            raise BundleError(f"golden answer `score_{index}` must hold one number")
+        return GoldenCheck(name, self._role(index), want("map"), float(score[0]), result)
+
+    def cosines(self) -> list[NDArray[np.float64]]:
+        """Return every token's cosine, per stage."""
+        if not all(self._cosines):
+            raise BundleError("golden answers must hold features of an image, export again")
+        return [np.concatenate(stage) for stage in self._cosines]
+
+    def _role(self, index: int) -> int:
+        roles = self._tensor("roles")
+        if roles.ndim != 1 or index >= len(roles):
+            raise BundleError("golden answer `roles` must have an entry for every golden image")
+        return int(roles[index])
+
+    def _tensor(self, name: str) -> NDArray[Any]:
+        if name not in self._expected:
+            raise BundleError(f"golden answers must hold `{name}`; copy the bundle again")
+        return self._expected[name]
 
 
-def _with_failures(report: ParityReport) -> ParityReport:
-    limits, failures = report.limits, []
-    if not report.resize_equal:
-        failures.append(
-            "the resize differs from the golden vectors in some bits; compare the Pillow releases"
-        )
-    for stage, diff in enumerate(report.feature_max_diff):
-        if not diff <= limits.features:
-            failures.append(
-                f"features of stage {stage} differ by {diff:.2e}, at most {limits.features:.0e} "
-                f"may be (smallest cosine {report.feature_min_cosine[stage]:.6f})"
-            )
-    for name, diff, limit in (
-        ("text map", report.text_map_max_diff, limits.text_map),
-        ("text score", report.text_score_max_diff, limits.score),
-        ("anomaly map", report.map_max_diff, limits.anomaly_map),
-        ("score", report.score_max_diff, limits.score),
-    ):
-        if not diff <= limit:
-            failures.append(f"{name} differs by {diff:.2e}, at most {limit:.0e} may be")
-    if report.verdict_flips:
-        failures.append(f"{report.verdict_flips} of {report.n_images} verdicts flip")
-    return ParityReport(**{**vars(report), "failures": tuple(failures)})
+def _golden_images(bundle: Bundle) -> list[str]:
+    files = bundle.manifest.files
+    names = sorted(n for n in files if n.startswith("golden/") and n.endswith("png"))
+    if not names:
+        raise BundleError("`files` must name golden images, there are none; export again")
+    return names
 
 
-def _or_none(value: Any) -> Any:
-    return None if value == float("inf") else value
-
-
-def _tensor(tensors: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
-    if name not in tensors:
-        raise BundleError(f"golden answers must hold `{name}`; copy the bundle again")
-    return tensors[name]
-
-
-def _diff(got: NDArray[Any], want: NDArray[Any]) -> float:
-    """Largest absolute difference; another shape or a NaN counts as infinitely wrong.
-
-    A NaN would get lost: ``max(0.0, nan)`` is 0.0.
-    """
-    if got.shape != want.shape or not got.size:
-        return float("inf")
-    diff = float(np.abs(got.astype(np.float64) - want).max())
-    return diff if np.isfinite(diff) else float("inf")
-
-
-def _compare(got: NDArray[np.float32], want: NDArray[np.float32]) -> tuple[float, float]:
-    """Largest difference and smallest cosine between rows."""
-    diff = _diff(got, want)
-    if not np.isfinite(diff):
-        return float("inf"), -1.0
-    norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
-    cosine = np.sum(got.astype(np.float64) * want, axis=1) / np.maximum(norms, 1e-12)
-    return diff, float(cosine.min())
+def _share(diff: float, whole: float) -> float:
+    """`diff` as a share of `whole`; of nothing, any difference is infinitely much."""
+    if whole > 0:
+        return diff / whole
+    return 0.0 if diff == 0 else float("inf")

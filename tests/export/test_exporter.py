@@ -25,7 +25,7 @@ from cff_export.head_chains import fold_head
 from cff_export.passes import Linear, PassResult, StageChain, fold_affine
 from cff_runtime import Bundle, Inspector
 from cff_runtime.errors import CffError, CheckpointError, ParityError, StorageError, UsageError
-from cff_runtime.verification import ParityLimits
+from cff_runtime.parity import ParityLimits
 
 Exporting = Callable[..., Bundle]
 
@@ -212,7 +212,7 @@ def _no_space(*_: object, **__: object) -> None:
         (ir, "save"),  # the encoder
         (onnx, "save"),  # a scorer
         (Image.Image, "save"),  # a golden image
-        (Path, "write_text"),  # the parity report
+        (exporter, "note_parity"),  # the parity report
     ],
     ids=["text", "encoder", "scorer", "golden image", "report"],
 )
@@ -295,7 +295,9 @@ def test_manifest_names_every_file_with_its_hash(case: Any) -> None:
     for name, entry in manifest["files"].items():
         assert (case.bundle.path / name).stat().st_size == entry["n_bytes"]
     assert "golden/golden_2.png" in written
-    assert json.loads((case.bundle.path / "parity.json").read_text()) == manifest["parity"]
+    assert json.loads((case.bundle.path / "parity.json").read_text()) == {
+        "fp32": manifest["parity"]
+    }
 
 
 def test_manifest_states_the_backbone(case: Any, lite_bundle: Bundle) -> None:
@@ -345,7 +347,7 @@ def test_manifest_lists_every_pass_with_its_reason(case: Any, lite_bundle: Bundl
 def test_parity_is_written_down(case: Any) -> None:
     parity = case.bundle.manifest.parity
     assert parity["passed"] is True
-    assert parity["n_images"] == 3
+    assert parity["n_images"] == 8
     assert parity["failures"] == []
     assert len(parity["feature_max_diff"]) == 4
     assert max(parity["feature_max_diff"]) <= parity["limits"]["features"] == 1e-4

@@ -6,30 +6,31 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cff_export.golden import GOLDEN_NAMES, N_REFERENCES, draw_golden_images
+from cff_export.golden import GOLDEN_NAMES, GOLDEN_ROLES, N_REFERENCES, draw_golden_images
 from cff_runtime import Bundle
 from cff_runtime.preprocessing import Preprocessing
+from cff_runtime.verification import DEFECTIVE, GOOD, REFERENCE
 
 
-def test_three_images_of_sizes_that_must_be_resized() -> None:
+def test_eight_images_of_sizes_that_must_be_resized() -> None:
     images = draw_golden_images()
-    assert len(images) == len(GOLDEN_NAMES) == 3
+    assert len(images) == len(GOLDEN_NAMES) == 8
     assert N_REFERENCES == 2
     shapes = [image.shape for image in images]
-    assert len(set(shapes)) == 3
+    assert len(set(shapes)) == 8
     assert {image.dtype for image in images} == {np.dtype(np.uint8)}
     for height, width, channels in shapes:
         assert channels == 3
         assert min(height, width) >= 224
         assert height != width or height not in (64, 96, 224, 256, 336, 518)
-    assert sum(height > width for height, width, _ in shapes) == 1
-    assert sum(height < width for height, width, _ in shapes) == 1
+    assert sum(height > width for height, width, _ in shapes) >= 2
+    assert sum(height < width for height, width, _ in shapes) >= 2
 
 
 def test_they_are_the_same_every_time() -> None:
     first, second = draw_golden_images(), draw_golden_images()
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    assert len({hashlib.sha256(image.tobytes()).digest() for image in first}) == 3
+    assert len({hashlib.sha256(image.tobytes()).digest() for image in first}) == 8
 
 
 def test_drawing_leaves_the_global_random_state_alone() -> None:
@@ -40,11 +41,12 @@ def test_drawing_leaves_the_global_random_state_alone() -> None:
     assert np.random.random() == expected
 
 
-def test_only_the_third_shows_a_defect() -> None:
-    # the scratch is the one thing brighter than the lit disc, whose shade is 190 + 18 at most
+def test_only_the_last_three_show_a_defect() -> None:
+    # a defect is the one thing brighter than the lit disc, whose shade is 190 + 18 at most
     n_bright = [(image[:, :, 0] > 212).sum() for image in draw_golden_images()]
-    assert n_bright[0] == n_bright[1] == 0
-    assert n_bright[2] > 500
+    assert n_bright[:5] == [0] * 5
+    assert min(n_bright[5:]) > 500
+    assert GOLDEN_ROLES == (REFERENCE, REFERENCE, GOOD, GOOD, GOOD, DEFECTIVE, DEFECTIVE, DEFECTIVE)
 
 
 def test_pictures_have_colour_and_texture() -> None:

@@ -310,6 +310,9 @@ def test_an_encoder_that_mixes_its_batch_is_found(tmp_path: Path) -> None:
     # alone, an image minus its own mean is zero
     exact = images.astype(np.float64)
     expected = np.abs(exact - exact.mean(axis=0)).max()
+    assert batch_position_diff(mixing, images, text, (4,)) == pytest.approx(expected, rel=1e-6)
+    batches = [images[[(size + p) % 4 for p in range(size)]].astype(np.float64) for size in (2, 3)]
+    expected = max(expected, *(np.abs(b - b.mean(axis=0)).max() for b in batches))
     assert batch_position_diff(mixing, images, text) == pytest.approx(expected, rel=1e-6)
 
 

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 
 from cff_runtime import Bundle
-from cff_runtime.errors import BundleError
-from cff_runtime.manifest import MAX_STAGES, Manifest, Stage, parse_manifest
+from cff_runtime.errors import BundleError, UsageError
+from cff_runtime.manifest import MAX_STAGES, Manifest, Stage, Variant, parse_manifest
 
 Fields = dict[str, Any]
+# of a file that no bundle has
+_VARIANT = {"encoder": "x.onnx", "id": "0", "kept_fp32": [], "facts": {}, "parity": {}}
 WRONG_TYPES: dict[str, list[object]] = {
     "id": [None, 7, []],
     "precision": [32, None],
@@ -29,6 +31,7 @@ WRONG_TYPES: dict[str, list[object]] = {
     "licences": ["MIT", None],
     "notes": ["a note", [1], None],
     "created": [20260101, None],
+    "variants": [[], None, {"fp16": []}, {"fp32": _VARIANT}],
     "schema_version": ["1", 1.0, True, None, [1]],
 }
 PARTS: list[tuple[tuple[str | int, ...], object]] = [
@@ -146,13 +149,13 @@ def test_what_is_no_json_object_is_refused(text: str) -> None:
     assert "`manifest.json` must" in _refused(text)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, 99, -1])
+@pytest.mark.parametrize("version", [0, 1, 2, 99, -1])
 def test_another_schema_version_says_what_to_do(version: int, fields: Fields) -> None:
     fields["schema_version"] = version
 
     message = _refused(json.dumps(fields))
 
-    assert f"must be 2, got {version}" in message
+    assert f"must be 3, got {version}" in message
     assert "export" in message and "update" in message
 
 
@@ -163,7 +166,7 @@ def test_a_bundle_of_the_first_version_is_to_be_exported_again(fields: Fields) -
 
     message = _refused(json.dumps(fields))
 
-    assert message.startswith("`schema_version` must be 2, got 1; export the bundle again")
+    assert message.startswith("`schema_version` must be 3, got 1; export the bundle again")
 
 
 def test_an_unknown_distance_says_which_there_are(fields: Fields) -> None:
@@ -291,3 +294,52 @@ def test_unknown_fields_of_later_versions_are_ignored(fields: Fields) -> None:
     fields["colour"] = "green"
 
     assert parse_manifest(json.dumps(fields)).id == fields["id"]
+
+
+def _with_variant(fields: Fields, manifest_id: Callable[[Fields], str]) -> Variant:
+    """Give the manifest an fp16 encoder, signed as the documentation says."""
+    fields["files"]["encoder.fp16.onnx"] = {"sha256": "ab" * 32, "n_bytes": 7}
+    variant = {**_VARIANT, "encoder": "encoder.fp16.onnx", "kept_fp32": ["heads.0"]}
+    variant["id"] = manifest_id({**fields, "encoder": "encoder.fp16.onnx"})
+    fields["variants"] = {"fp16": variant}
+    return Variant("encoder.fp16.onnx", str(variant["id"]), ("heads.0",), {}, {})
+
+
+def test_a_variant_shows_the_manifest_as_its_precision_sees_it(
+    fields: Fields, manifest_id: Callable[[Fields], str]
+) -> None:
+    variant = _with_variant(fields, manifest_id)
+    manifest = parse_manifest(json.dumps(fields))
+
+    assert manifest.precisions == ("fp32", "fp16")
+    assert manifest.view("fp32") is manifest
+    view = manifest.view("fp16")
+    assert (view.precision, view.encoder, view.id) == ("fp16", "encoder.fp16.onnx", variant.id)
+    assert view.id == view.compute_id() != manifest.id
+    assert view.scorers == manifest.scorers and view.parity == {}
+    assert json.loads(manifest.to_json()) == fields
+
+
+def test_a_precision_that_the_bundle_has_not_is_refused(
+    fields: Fields, manifest_id: Callable[[Fields], str]
+) -> None:
+    _with_variant(fields, manifest_id)
+    manifest = parse_manifest(json.dumps(fields))
+
+    with pytest.raises(UsageError, match="one of this bundle's, fp32, fp16, got 'int8'; add it"):
+        manifest.view("int8")
+
+
+def test_a_variant_with_another_id_or_without_its_file_is_refused(
+    fields: Fields, manifest_id: Callable[[Fields], str]
+) -> None:
+    _with_variant(fields, manifest_id)
+    fields["files"]["encoder.fp16.onnx"]["sha256"] = "cd" * 32
+    assert "`variants.fp16.id` must be the hash" in _refused(json.dumps(fields))
+    del fields["files"]["encoder.fp16.onnx"]
+    assert "'encoder.fp16.onnx' is not" in _refused(json.dumps(fields))
+
+
+def test_a_manifest_of_another_precision_than_fp32_is_refused(fields: Fields) -> None:
+    fields["precision"] = "fp16"
+    assert "`precision` must be fp32, others are `variants`" in _refused(json.dumps(fields))

@@ -584,7 +584,7 @@ def test_verify_passes_on_a_whole_bundle(lite_bundle: Bundle, run: Run) -> None:
     done = run("verify", lite_bundle.path)
 
     assert done.code == 0 and done.err == ""
-    assert done.out.startswith("passed  3 golden images") and "0 verdict flips" in done.out
+    assert done.out.startswith("passed  fp32, 8 golden images") and "0 verdict flips" in done.out
 
     report = _strict_json(run("verify", lite_bundle.path, "--json").out)
 
@@ -598,7 +598,7 @@ def test_verify_fails_and_names_the_stage(
 ) -> None:
     path = bundle_copy / "golden" / "expected.safetensors"
     answers = load_file(path)
-    answers["features_2_1"][4, 3] += value
+    answers["features_2_5"][4, 3] += value
     save_file(answers, path)
 
     _fails(run("verify", bundle_copy), 1, "expected.safetensors", "SHA-256")

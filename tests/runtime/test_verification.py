@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from cff_runtime import Bundle, Inspector, Profile
 from cff_runtime.backends import Backend
 from cff_runtime.errors import BundleError, CffError, ParityError, ProfileMismatchError
-from cff_runtime.verification import GOLDEN_PROFILE, ParityLimits, ParityReport, verify_bundle
+from cff_runtime.parity import ParityLimits, ParityReport
+from cff_runtime.verification import golden_profile, verify_bundle
 
 Answers = dict[str, NDArray]
 
@@ -58,7 +60,7 @@ def test_a_whole_bundle_passes(lite_bundle: Bundle, backend: Backend) -> None:
 
     report.require_passed()
     assert report.passed and report.failures == ()
-    assert report.n_images == 3 and report.verdict_flips == 0 and report.resize_equal
+    assert report.n_images == 8 and report.verdict_flips == 0 and report.resize_equal
     assert len(report.feature_max_diff) == len(report.feature_min_cosine) == 4
     assert max(report.feature_max_diff) < 1e-4 and min(report.feature_min_cosine) > 0.999999
     assert 0.0 <= report.map_max_diff < 1e-3
@@ -70,7 +72,7 @@ def test_a_whole_bundle_passes(lite_bundle: Bundle, backend: Backend) -> None:
 def test_a_stage_outside_its_limit_is_named(
     stage: int, verify_edited: Callable[..., ParityReport]
 ) -> None:
-    report = verify_edited(_add(f"features_{stage}_2", 3e-4))
+    report = verify_edited(_add(f"features_{stage}_5", 3e-4))
 
     assert [diff > 1e-4 for diff in report.feature_max_diff] == [s == stage for s in range(4)]
     assert report.feature_max_diff[stage] == pytest.approx(3e-4, rel=0.1)
@@ -83,7 +85,7 @@ def test_a_stage_outside_its_limit_is_named(
 def test_every_stage_outside_is_named(verify_edited: Callable[..., ParityReport]) -> None:
     def edit(answers: Answers) -> None:
         _add("features_0_0", 0.01)(answers)
-        _add("features_3_1", 0.01)(answers)
+        _add("features_3_5", 0.01)(answers)
 
     failures = " ".join(verify_edited(edit).failures)
 
@@ -93,7 +95,7 @@ def test_every_stage_outside_is_named(verify_edited: Callable[..., ParityReport]
 
 def test_the_smallest_cosine_is_told(verify_edited: Callable[..., ParityReport]) -> None:
     def turn(answers: Answers) -> None:
-        answers["features_1_1"][7] *= -1.0
+        answers["features_1_5"][7] *= -1.0
 
     report = verify_edited(turn)
 
@@ -114,7 +116,9 @@ def test_other_answers_outside_their_limit_are_named(
 ) -> None:
     report = verify_edited(_add(name, 0.02))
 
-    assert len(report.failures) == 1 and report.failures[0].startswith(expected)
+    assert report.failures[0].startswith(expected)
+    others = [f for f in report.failures[1:] if " of the way to its threshold" not in f]
+    assert others == []
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -139,7 +143,7 @@ def test_nan_never_passes(
     assert (fields[field][2] if isinstance(found, tuple) else fields[field]) is None
 
 
-@pytest.mark.parametrize("name", ["features_1_1", "text_map_0", "map_2", "score_0"])
+@pytest.mark.parametrize("name", ["features_1_5", "text_map_0", "map_2"])
 def test_an_answer_of_another_shape_never_passes(
     name: str, verify_edited: Callable[..., ParityReport]
 ) -> None:
@@ -152,13 +156,13 @@ def test_an_answer_of_another_shape_never_passes(
 def test_a_flipped_verdict_is_counted(
     verify_edited: Callable[..., ParityReport], lite_bundle: Bundle
 ) -> None:
-    threshold = Profile.load(lite_bundle.file(GOLDEN_PROFILE)).threshold.value
-    limits = ParityLimits(score=100.0)
+    threshold = Profile.load(lite_bundle.file(golden_profile("fp32"))).threshold.value
+    limits = ParityLimits(score=100.0, score_shift=100.0, rank_correlation=-1.0, auroc=1.0)
 
-    report = verify_edited(_set_first("score_2", threshold - 1e-6), limits)
+    report = verify_edited(_set_first("score_5", threshold - 1e-6), limits)
 
-    assert report.verdict_flips == 1
-    assert report.failures == ("1 of 3 verdicts flip",)
+    assert report.verdict_flips == 1 and report.flipped == ("golden/golden_5.png",)
+    assert report.failures == ("1 of 8 verdicts flip: golden/golden_5.png",)
 
 
 def test_another_resize_is_named(verify_edited: Callable[..., ParityReport]) -> None:
@@ -177,9 +181,12 @@ def test_another_resize_is_named(verify_edited: Callable[..., ParityReport]) -> 
         lambda answers: answers.update(resized_0=answers["resized_0"][:90]),
         lambda answers: answers.update(resized_0=answers["resized_0"].astype(np.float32)),
         lambda answers: answers.pop("resized_2"),
-        lambda answers: answers.pop("features_3_2"),
+        lambda answers: answers.pop("features_3_5"),
         lambda answers: answers.pop("map_1"),
         lambda answers: answers.pop("score_1"),
+        lambda answers: answers.pop("roles"),
+        lambda answers: answers.update(roles=answers["roles"][:7]),
+        lambda answers: answers.update(score_1=np.zeros(2, np.float32)),
         lambda answers: answers.clear(),
     ],
 )
@@ -228,7 +235,7 @@ def test_a_golden_image_that_was_exchanged_fails(
 def test_a_golden_profile_of_another_bundle_is_refused(
     bundle_copy: Path, edit_manifest: Callable[..., None], backend: Backend
 ) -> None:
-    path = bundle_copy / GOLDEN_PROFILE
+    path = bundle_copy / golden_profile("fp32")
     profile = Profile.load(path)
     replace(profile, bundle_id="0" * 64, text=profile.text[:32]).save(path)
     edit_manifest(bundle_copy, rehash=True)
@@ -240,7 +247,7 @@ def test_a_golden_profile_of_another_bundle_is_refused(
 def test_a_damaged_golden_profile_is_one_sentence(
     bundle_copy: Path, edit_manifest: Callable[..., None], backend: Backend
 ) -> None:
-    (bundle_copy / GOLDEN_PROFILE).write_bytes(b"short")
+    (bundle_copy / golden_profile("fp32")).write_bytes(b"short")
     edit_manifest(bundle_copy, rehash=True)
 
     with pytest.raises(CffError, match="complete safetensors file"):
@@ -248,15 +255,17 @@ def test_a_damaged_golden_profile_is_one_sentence(
 
 
 def test_a_text_score_is_compared_too(
-    numpy_inspector: Callable[..., Inspector], tmp_path: Path, good_parts: list[NDArray[np.uint8]]
+    numpy_inspector: Callable[..., Inspector],
+    good_parts: list[NDArray[np.uint8]],
+    bad_part: NDArray[np.uint8],
 ) -> None:
     """A bundle with a text tower, made here from the NumPy backend's own answers."""
     inspector = numpy_inspector(text_tower=True)
     folder, manifest = inspector.bundle.path, inspector.bundle.manifest
     profile = inspector.enroll(good_parts[:2], "golden")
-    profile.save(folder / GOLDEN_PROFILE)
-    answers: Answers = {}
-    for index, image in enumerate(good_parts[:3]):
+    profile.save(folder / golden_profile("fp32"))
+    answers: Answers = {"roles": np.array([0, 1, 2], np.uint8)}
+    for index, image in enumerate([*good_parts[:2], bad_part]):
         Image.fromarray(image).save(folder / "golden" / f"golden_{index}.png")
         resized = manifest.preprocessing(image)
         encoding = inspector._backend.encode(resized, profile.text)
@@ -269,12 +278,14 @@ def test_a_text_score_is_compared_too(
         answers[f"score_{index}"] = np.array([result.score], np.float32)
     path = folder / "golden" / "expected.safetensors"
     save_file(answers, path)
+    files = {n: e for n, e in manifest.files.items() if not re.search(r"golden_[3-7]\.png", n)}
+    bundle = Bundle(folder, replace(manifest, files=files))
 
-    assert verify_bundle(inspector.bundle, inspector._backend).passed
+    assert verify_bundle(bundle, inspector._backend).passed
 
     answers["text_score_1"] += np.float32(0.01)
     save_file(answers, path)
-    report = verify_bundle(inspector.bundle, inspector._backend)
+    report = verify_bundle(bundle, inspector._backend)
 
     assert report.text_score_max_diff == pytest.approx(0.01, rel=1e-3)
     assert [failure.split(" differs")[0] for failure in report.failures] == ["text score"]
