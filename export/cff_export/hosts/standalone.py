@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from cff_export.hosts.external_data import save_model
 from cff_export.hosts.scoring_graph import append_scoring, profile_tensors
@@ -27,6 +27,9 @@ from cff_runtime.manifest import Manifest
 from cff_runtime.preprocessing import Preprocessing
 from cff_runtime.profile import Profile
 from cff_runtime.storage import sha256_file
+
+
+METADATA_KEY = "cff_standalone"  # of the inputs' file
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def write_standalone(
     ProfileMismatchError
         If the profile belongs to another bundle.
     UsageError
-        If `out` is a folder or lies inside the bundle.
+        If `out` is no ``.onnx`` file or lies inside the bundle.
     BundleError
         If the encoder is not one of a bundle.
     StorageError
@@ -85,8 +88,8 @@ def write_standalone(
     out = Path(out)
     profile.require_bundle(bundle.manifest)
     require_outside(out, bundle.path)
-    if out.is_dir():
-        raise UsageError(f"`{out}` must be a file to write, got a folder; add a file name")
+    if out.is_dir() or out.suffix != ".onnx":
+        raise UsageError(f"`{out}` must be a file to write, ending in `.onnx`; name one")
     model = load_encoder(bundle)
     batch = batch_of(model)
     tensors = profile_tensors(bundle.manifest, profile)
@@ -97,8 +100,8 @@ def write_standalone(
         data = save_model(model, work / out.name)
         if inputs:
             constants = work / f"{out.name}.inputs.safetensors"
-            facts = product_facts(bundle.manifest, profile)
-            save_file(tensors, constants, metadata={key: facts[key] for key in sorted(facts)})
+            facts = json.dumps(product_facts(bundle.manifest, profile))
+            constants.write_bytes(save(tensors, metadata={METADATA_KEY: facts}))
         # the graph last: whoever waits for it finds the rest
         beside = [
             None if file is None else publish(file, out.with_name(file.name))
