@@ -107,6 +107,7 @@ def build_engine(
     plan = _make_plan(graph, wanted, settings, store, build)
     seconds = time.perf_counter() - started
     key = dataclasses.replace(wanted, sizes=tuple(sorted(plan.sizes.items())))
+    build.start("writing")
     engine = _write(store, graph, key, plan, seconds)
     build.complete()
     if build.failure is not None:

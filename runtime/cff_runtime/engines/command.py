@@ -22,6 +22,7 @@ from cff_runtime.engines.store import Lookup
 from cff_runtime.errors import UsageError
 from cff_runtime.manifest import DEFAULT_PRECISION
 
+_INTERVAL_S = 0.2
 _QUIET_INTERVAL_S = 10.0
 _LINE_CHARACTERS = 100
 _INDEX_TYPES = ("INT64", "INT32", "BOOL")  # of layers that compute shapes
@@ -158,14 +159,14 @@ def _say(text: str) -> None:
 def shown_progress() -> Iterator["ProgressLine"]:
     """Yield a callback for `build_bundle_engines` that shows progress on stderr.
 
-    A terminal gets one line that is redrawn every second, so that a long step is not taken for a
-    crash; a log file gets a line every ten seconds.
+    A terminal gets one line whose seconds count up, so that a long step is not taken for a crash; a
+    log file gets a line every ten seconds.
     """
     line = ProgressLine()
     ended = threading.Event()
 
     def redraw() -> None:
-        while not ended.wait(1.0 if sys.stderr.isatty() else _QUIET_INTERVAL_S):
+        while not ended.wait(_INTERVAL_S if sys.stderr.isatty() else _QUIET_INTERVAL_S):
             line.draw()
 
     thread = threading.Thread(target=redraw, daemon=True)
@@ -196,8 +197,6 @@ class ProgressLine:
         if done >= 1.0:
             self.clear()
             self._graph = None
-        elif sys.stderr.isatty():
-            self.draw()
 
     def text(self) -> str:
         """Return the line."""

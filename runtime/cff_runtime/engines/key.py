@@ -113,7 +113,11 @@ class EngineKey:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the key for JSON."""
-        return {**asdict(self), "sizes": {name: list(size) for name, size in self.sizes}}
+        return {
+            **asdict(self),
+            "compute_capabilities": list(self.compute_capabilities),
+            "sizes": {name: list(size) for name, size in self.sizes},
+        }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "EngineKey":

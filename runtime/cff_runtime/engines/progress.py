@@ -69,14 +69,15 @@ class BuildProgress:
         with self._lock:
             self._phases.pop(name, None)
             self._phases[name] = _Phase(self._clock(), max(n_steps, 1))
-            self._tell(name)
+            self._tell(name)  # each: the next step may take minutes
 
     def step(self, name: str, index: int) -> bool:
         """Note that step `index`, from 0, is done; return whether to go on."""
         with self._lock:
             if name in self._phases:
                 self._phases[name].n_done = index + 1
-            self._tell(name)
+            if self._clock() - self._told_s >= _INTERVAL_S:
+                self._tell(name)
             return not self.cancelled
 
     def finish(self, name: str) -> None:
@@ -94,8 +95,6 @@ class BuildProgress:
 
     def _tell(self, name: str) -> None:
         now = self._clock()
-        if now - self._told_s < _INTERVAL_S:
-            return
         self._told_s = now
         left_s = self._left_s(now)
         if left_s is not None:
