@@ -107,7 +107,7 @@ def test_brute_force_in_float64(
 ) -> None:
     case = make_case(family, k)
     manifest, profile = case.bundle.manifest, case.profile
-    feed = {"image": case.images, "text": profile.text}
+    feed: dict[str, Array] = {"image": case.images, "text": profile.text}
     encoded = _run(case.bundle.file(manifest.encoder), feed)
     total = manifest.text.weight * encoded["text_map"].astype(np.float64)
     for stage, info in enumerate(manifest.stages):
