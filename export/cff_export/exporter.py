@@ -32,6 +32,7 @@ from cff_export.golden import (
 )
 from cff_export.graphs import write_encoder, write_scorer
 from cff_export.head_chains import fold_head
+from cff_export.parity_page import PARITY_PAGE, ParityEntry, write_parity_page
 from cff_export.passes import StageChain
 from cff_export.reference import (
     ReferenceEncoding,
@@ -48,7 +49,7 @@ from cff_runtime.manifest import Manifest, Stage, TextInfo
 from cff_runtime.parity import ParityLimits, ParityReport
 from cff_runtime.preprocessing import Preprocessing
 from cff_runtime.storage import atomic_write
-from cff_runtime.verification import golden_profile, verify_bundle
+from cff_runtime.verification import GoldenCheck, golden_profile, verify_bundle
 
 ENCODER = "encoder.fp32.onnx"
 TEXT_FILE = "text.safetensors"
@@ -191,11 +192,14 @@ class _Export:
         self._write_golden(manifest, backend, images, resized, expected, chains)
         manifest = dataclasses.replace(manifest, files=list_files(self.work))
         log.info("parity gate: ONNX Runtime against PyTorch")
-        report = verify_bundle(Bundle(self.work, manifest), backend, self.settings.limits)
+        checks: list[GoldenCheck] = []
+        report = verify_bundle(Bundle(self.work, manifest), backend, self.settings.limits, checks)
         del backend  # the next check opens the encoder again: not two of a ViT-L's 1.2 GB
         batch_diff = batch_position_diff(self.work / ENCODER, np.stack(resized), text)
         parity = self._gate(report, batch_diff)
         note_parity(self.work, manifest.precision, parity)
+        entry = ParityEntry(manifest.precision, ENCODER, parity, checks)
+        write_parity_page(self.work / PARITY_PAGE, f"Bundle {manifest.id[:12]}", [entry])
         write_manifest(self.work, dataclasses.replace(manifest, parity=parity))
 
     def _text_vectors(self, name: str) -> NDArray[np.float32]:
@@ -279,7 +283,8 @@ class _Export:
             failures.append(f"an image's features change by {batch_diff:.2e} with its batch")
         if failures:
             raise ParityError("the export left the parity gate: " + "; ".join(failures))
-        return {**report.to_dict(), "batch_position_max_diff": batch_diff}
+        batch = {"batch_position_max_diff": batch_diff, "batch_position_limit": MAX_BATCH_DIFF}
+        return {**report.to_dict(), **batch}
 
     def _manifest(
         self,

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from cff_runtime.backends import open_backend
+from cff_runtime.backends import Backend, open_backend
 from cff_runtime.batch import run_batch
 from cff_runtime.bundle import Bundle
+from cff_runtime.doctor.command import add_doctor_parser
+from cff_runtime.engines.command import add_engine_parser
 from cff_runtime.errors import CffError, UsageError
 from cff_runtime.imaging import list_images, load_image
 from cff_runtime.inspector import Inspector
@@ -29,6 +31,8 @@ from cff_runtime.storage import atomic_path
 from cff_runtime.thresholds import DEFAULT_MARGIN
 from cff_runtime.verification import verify_bundle
 
+# hold fp16 tensors, which ONNX Runtime widens on the CPU and never rounds
+_GPU_PRECISIONS = ("fp16", "int8-qdq")
 log = logging.getLogger(__name__)
 
 
@@ -110,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_bundle(verify)
     _add_precision(verify)
     verify.set_defaults(command=_verify)
+
+    add_engine_parser(commands)
+    add_doctor_parser(commands)
     return parser
 
 
@@ -133,12 +140,22 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"provider": arguments.provider, "threads": arguments.threads}
 
 
+def _open_backend(arguments: argparse.Namespace, bundle: Bundle) -> Backend:
+    precision = bundle.manifest.precision
+    if arguments.provider == "cpu" and precision in _GPU_PRECISIONS:
+        log.warning(
+            "note: on the CPU, ONNX Runtime computes %s in fp32: not the answers of a GPU",
+            precision,
+        )
+    return open_backend(arguments.backend, bundle, _options(arguments))
+
+
 def _enroll(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError(f"`--limit` must be 1 or more, got {arguments.limit}")
     images = list_images(arguments.images)[: arguments.limit]
-    options = _options(arguments)
-    inspector = Inspector.open(arguments.bundle, arguments.backend, options, arguments.precision)
+    bundle = Bundle.open(arguments.bundle, arguments.precision)
+    inspector = Inspector(bundle, _open_backend(arguments, bundle))
     profile = inspector.enroll(
         images, arguments.product, arguments.text_name, arguments.margin, _show_progress
     )
@@ -158,7 +175,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     profile = Profile.load(arguments.profile)
     bundle = Bundle.open(arguments.bundle)
     bundle = bundle.view(profile.precision_in(bundle.manifest))
-    inspector = Inspector(bundle, open_backend(arguments.backend, bundle, _options(arguments)))
+    inspector = Inspector(bundle, _open_backend(arguments, bundle))
     names = _output_names(images)
     n_failed = 0
     for path in images:
@@ -224,8 +241,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle, arguments.precision)
-    backend = open_backend(arguments.backend, bundle, _options(arguments))
-    report = verify_bundle(bundle, backend)
+    report = verify_bundle(bundle, _open_backend(arguments, bundle))
     if arguments.json:
         print(json.dumps(report.to_dict()))
     else:

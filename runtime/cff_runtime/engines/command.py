@@ -48,7 +48,7 @@ def add_engine_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     engine.set_defaults(command=_engine)
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
+def add_engine_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that say how engines are built; `engine_settings` reads them."""
     parser.add_argument(
         "--compute-capability",
