@@ -3,7 +3,7 @@
 import ctypes
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,11 +53,17 @@ class FakeDriver:
         return call
 
 
-def _flavour(name: str, version: str, capabilities: tuple[str, ...] = (), **flags: int) -> Flavour:
-    trt = SimpleNamespace(NetworkDefinitionCreationFlag=Enum("Flags", flags, type=int))
+def _flavour(
+    name: str,
+    version: str,
+    capabilities: tuple[str, ...] = (),
+    flags: Mapping[str, int] | None = None,
+) -> Flavour:
+    enum: Any = Enum  # the members are not literals, which a checker wants
+    trt = SimpleNamespace(NetworkDefinitionCreationFlag=enum("Flags", dict(flags or {}), type=int))
     if capabilities:
         members = [(name, index) for index, name in enumerate(capabilities)]
-        trt.ComputeCapability = Enum("ComputeCapability", members)
+        trt.ComputeCapability = enum("ComputeCapability", members)
     return Flavour(name, trt, version)
 
 
@@ -99,7 +105,7 @@ def test_a_box_without_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_networks_are_created_as_each_version_wants_it(
     version: str, flags: dict[str, int], expected: int, strong: bool
 ) -> None:
-    flavour = _flavour("tensorrt", version, **flags)
+    flavour = _flavour("tensorrt", version, flags=flags)
 
     assert flavour.network_flags == expected
     assert flavour.is_strongly_typed is strong
