@@ -28,7 +28,6 @@ from cff_runtime.preprocessing import Preprocessing
 from cff_runtime.profile import Profile
 from cff_runtime.storage import sha256_file
 
-
 METADATA_KEY = "cff_standalone"  # of the inputs' file
 
 
