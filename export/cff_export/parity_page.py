@@ -44,7 +44,8 @@ table { border-collapse: collapse; font-size: .9rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .2rem 1.4rem .2rem 0; text-align: left;
 vertical-align: top; overflow-wrap: normal; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.mark { white-space: nowrap; } td table td { border: 0; padding: 0 .8rem 0 0; }
+td span { white-space: nowrap; } td .muted { font-size: inherit; }
+td table td { border: 0; padding: 0 .8rem 0 0; }
 tr, figure { break-inside: avoid; }
 .pictures { display: grid; gap: .8rem;
 grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); }
@@ -54,8 +55,10 @@ figure img { display: block; width: 100%; height: auto; }
 figcaption { font-size: .88rem; padding-bottom: .3rem; }
 .scale { font-size: .85rem; margin: .4rem 0; font-variant-numeric: tabular-nums; }
 .scale img { width: 128px; height: 10px; margin: 0 .4rem; }
-@media print { :root { color-scheme: light; --good: #2e7d32; --bad: #c62828; }
-body { margin: 0; max-width: none; font-size: 12px; } * { print-color-adjust: exact; } }
+@media print { :root { color-scheme: light; font-size: 11px; --good: #2e7d32; --bad: #c62828; }
+body { margin: 0; padding: 0; max-width: none; font-size: 11px; } * { print-color-adjust: exact; }
+th, td { padding-right: .8rem; } .wide { overflow: visible; }
+.pictures { grid-template-columns: 1fr 1fr; } }
 """
 
 
@@ -294,7 +297,7 @@ def _render(value: Any) -> str:
 
 
 def _are_records(values: Collection[Any]) -> bool:
-    are_mappings = bool(values) and all(isinstance(value, Mapping) for value in values)
+    are_mappings = len(values) > 1 and all(isinstance(value, Mapping) for value in values)
     return are_mappings and bool(set.intersection(*map(set, values)))
 
 
