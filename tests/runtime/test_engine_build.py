@@ -236,6 +236,13 @@ def test_an_unknown_capability_lists_those_that_there_are(half_graph: Path, tmp_
         build_engine(half_graph, tmp_path, settings, "fp16")
 
 
+def test_inspection_needs_a_gpu(half_graph: Path, tmp_path: Path) -> None:
+    settings = EngineSettings("tensorrt-rtx", ("8.6",), inspect=True)
+
+    with pytest.raises(BackendError, match="with an NVIDIA GPU only, none was found"):
+        build_engine(half_graph, tmp_path, settings, "fp16")
+
+
 def test_ctrl_c_cancels_and_leaves_nothing(encoder: Path, tmp_path: Path) -> None:
     calls: list[str] = []
 

@@ -1,6 +1,7 @@
 """`cff-run engine`, and the engines of a whole bundle."""
 
 import argparse
+import dataclasses
 import json
 import logging
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from cff_runtime import Bundle
 from cff_runtime.engines import EngineSettings, EngineStore, build_bundle_engines, static
 from cff_runtime.engines.command import ProgressLine, add_engine_parser, shown_progress
-from cff_runtime.errors import BackendError, CffError
+from cff_runtime.errors import BackendError, CffError, UsageError
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -144,6 +145,13 @@ def test_equal_scorers_share_one_engine(
     assert engines[1].key.sizes == (("bank", static(1024)),)
     store = EngineStore(bundle_copy / "engines")
     assert store.find(engines[1].key, "scorer_1.fp32.onnx") == store.find(engines[1].key)
+
+
+def test_int8_for_the_cpu_is_refused_with_what_to_use_instead(lite_bundle: Bundle) -> None:
+    int8 = dataclasses.replace(lite_bundle.manifest, precision="int8")
+
+    with pytest.raises(UsageError, match=r"quantised for the CPU; .* --precision int8-qdq"):
+        build_bundle_engines(Bundle(lite_bundle.path, int8), EngineSettings("tensorrt-rtx"))
 
 
 @pytest.mark.parametrize(

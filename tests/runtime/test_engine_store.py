@@ -353,6 +353,9 @@ def test_on_a_gpu_tensorrt_itself_is_asked(
     monkeypatch.setattr(FakeRuntime, "verdict", ("INVALID", 6))
     with pytest.raises(BackendError, match="unsupported cc, old cuda driver"):
         store.find(WANTED)
+    # built here for another GPU: TensorRT would call it invalid, and it is what was asked for
+    other = add(dataclasses.replace(KEY, compute_capabilities=("12.0",)))
+    assert store.find(other.key).path == other.path
 
 
 def test_an_engine_for_another_gpu_is_refused(

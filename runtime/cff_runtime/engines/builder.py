@@ -99,6 +99,11 @@ def build_engine(
     KeyboardInterrupt
         After Ctrl-C, once TensorRT has stopped.
     """
+    if settings.inspect and find_gpu() is None:
+        raise BackendError(
+            "an engine can be inspected on a box with an NVIDIA GPU only, none was found; "
+            "build without inspection"
+        )
     store = EngineStore(folder)
     wanted = engine_key(graph, settings, precision)
     expected_s = _expected_seconds(store, wanted, graph)

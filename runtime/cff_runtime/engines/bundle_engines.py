@@ -11,9 +11,10 @@ from cff_runtime.engines.key import EngineKey, EngineSettings
 from cff_runtime.engines.progress import Progress
 from cff_runtime.engines.record import BuiltEngine
 from cff_runtime.engines.store import EngineStore, Lookup
-from cff_runtime.errors import BackendError
+from cff_runtime.errors import BackendError, UsageError
 
 ENGINES_FOLDER = "engines"
+_CPU_PRECISION = "int8"  # quantised as it runs, with operators that TensorRT has not
 
 # name of the graph, and then as `Progress`
 GraphProgress = Callable[[str, str, float, float | None], None]
@@ -44,10 +45,18 @@ def wanted_engines(bundle: Bundle, settings: EngineSettings) -> list[WantedEngin
 
     Raises
     ------
+    UsageError
+        If the encoder's precision is one for the CPU.
     UsageError, BackendError, MissingDependencyError
         As `engine_key`.
     """
     manifest = bundle.manifest
+    if manifest.precision == _CPU_PRECISION:
+        raise UsageError(
+            f"`precision` of an engine must be one for TensorRT, {_CPU_PRECISION} is quantised for "
+            f"the CPU; add its like with `cff-export BUNDLE --precision {_CPU_PRECISION}-qdq "
+            "--calibration IMAGES`"
+        )
     graphs = [(manifest.encoder, manifest.precision, "image")]
     graphs += [(name, "fp32", "bank") for name in manifest.scorers]
     wanted: dict[EngineKey, WantedEngine] = {}

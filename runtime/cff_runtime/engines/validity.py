@@ -15,12 +15,15 @@ from cff_runtime.engines.record import BuiltEngine
 def invalidity(engine: BuiltEngine) -> str | None:
     """Say why TensorRT would refuse an engine on this box; None if it would not, or cannot tell.
 
+    An engine that was built here for other GPUs is not asked about: its key says whom it is for.
+
     Raises
     ------
     MissingDependencyError
         If this box has a GPU and not the engine's TensorRT.
     """
-    if find_gpu() is None:
+    gpu = find_gpu()
+    if gpu is None or gpu.compute_capability not in engine.key.compute_capabilities:
         return None
     flavour = load_flavour(engine.key.flavour)
     with collected_log(flavour) as build_log:
