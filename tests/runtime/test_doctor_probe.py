@@ -213,6 +213,19 @@ def test_a_driver_mismatch_is_told_in_nvidia_smis_words(lay_out: LayOut, tmp_pat
     assert facts.gpus.reason == "the driver library fails with status 803"
 
 
+def test_a_gpu_that_programs_may_not_see_is_none(lay_out: LayOut, tmp_path: Path) -> None:
+    box = lay_out(
+        tools={"nvidia-smi": "echo 'Tesla T4, 580.95.05, 7.5, 15109, Enabled, 300, 1590'"},
+        cuda={"driver_version": 13000, "devices": [], "init_status": 100},  # no device
+    )
+
+    facts = collect_facts(box, tmp_path)
+
+    assert facts.gpu is None
+    assert facts.gpus.reason == "the driver library fails with status 100"
+    assert (facts.driver.value, facts.nvidia_smi.value) == ("580.95.05", "works")
+
+
 @pytest.mark.parametrize(
     ("files", "kind"),
     [

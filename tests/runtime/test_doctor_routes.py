@@ -246,6 +246,15 @@ def test_a_gpu_without_driver(judge: Judge, changes: dict[str, Any], command: st
         assert "--gpus all" in route.reason
 
 
+def test_a_driver_that_hides_the_gpu_is_not_installed_again(judge: Judge) -> None:
+    hidden = Reading.missing("the driver library fails with status 100")
+
+    route = judge(replace(DESKTOP, gpus=hidden), "cuda")
+
+    assert (route.status, route.command) == ("cannot", None)
+    assert "CUDA_VISIBLE_DEVICES" in route.reason
+
+
 # ---- Jetson
 
 

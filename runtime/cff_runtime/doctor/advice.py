@@ -133,7 +133,7 @@ def _gpu(facts: Facts, matrix: Matrix) -> Iterator[Finding]:
                 "sudo nvidia-smi -pm 1",
             )
         return
-    if facts.pci_gpus or facts.is_jetson:
+    if facts.pci_gpus or facts.is_jetson or facts.nvidia_smi.value:
         verdict = judge_driver(facts, matrix)
         level = PROBLEM if facts.container.value is None else WARNING  # may be meant
         yield Finding(level, "the GPU cannot be used", verdict.reason, verdict.command)

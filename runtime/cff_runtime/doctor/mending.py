@@ -130,11 +130,13 @@ def newest_cuda_major(facts: Facts, matrix: Matrix) -> int | None:
 
 def judge_driver(facts: Facts, matrix: Matrix) -> Verdict:
     """Say why no GPU can be used, and what would mend that."""
-    seen = facts.pci_gpus or facts.is_jetson
-    if not seen:
+    fails = facts.gpus.reason.startswith("the driver library")
+    if not (facts.pci_gpus or facts.is_jetson or fails):
         return cannot("no NVIDIA GPU was seen")
     if "driver/library version mismatch" in facts.nvidia_smi.reason.lower():
         return after("the driver was updated and the old one is still loaded", "sudo reboot")
+    if fails:
+        return cannot(f"{facts.gpus.reason}; look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES")
     if facts.container.value is not None:
         return cannot(
             "a GPU was seen, but no driver inside this container; start the container with "

@@ -69,18 +69,13 @@ def read_gpus(
     The library knows a Jetson's GPU, nvidia-smi the clocks. It may be told another order of GPUs
     by variables, so a GPU takes the clocks of one of its own name.
     """
+    answer = cuda.value or {}
+    if answer.get("init_status"):  # nvidia-smi may list GPUs that no program can use
+        return Reading.missing(f"the driver library fails with status {answer['init_status']}")
     rows = smi.value or []
-    devices = (cuda.value or {}).get("devices", [])
-    if not devices:
-        gpus = [_from_row(row) for row in rows]
-    else:
-        gpus = [_join(device, rows) for device in devices]
-    if not gpus:
-        status = (cuda.value or {}).get("init_status")
-        return Reading.missing(
-            f"the driver library fails with status {status}" if status else "none"
-        )
-    return Reading(tuple(gpus))
+    devices = answer.get("devices", [])
+    gpus = [_join(device, rows) for device in devices] or [_from_row(row) for row in rows]
+    return Reading(tuple(gpus)) if gpus else Reading.missing("none")
 
 
 def _join(device: Mapping[str, Any], rows: list[dict[str, str]]) -> Gpu:
