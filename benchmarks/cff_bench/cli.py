@@ -7,6 +7,7 @@ work; the packages it needs are imported there and nowhere earlier.
 import argparse
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ _EXTRAS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `cff-bench` and return its exit status."""
     args = _build_parser().parse_args(argv)
+    args.command_line = ("cff-bench", *(sys.argv[1:] if argv is None else argv))
     try:
         with naming_the_extra():
             status: int = args.run(args)
@@ -94,7 +96,8 @@ def _build_parser() -> argparse.ArgumentParser:
     version = package_version("cff-edge") or "unknown"
     parser.add_argument("--version", action="version", version=f"cff-bench {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add_command in (_add_table6, _add_latency, _add_demo, _add_real_parts, _add_experiment):
+    commands = (_add_table6, _add_latency, _add_precision, _add_demo, _add_real_parts)
+    for add_command in (*commands, _add_experiment):
         add_command(subparsers)
     return parser
 
@@ -158,6 +161,108 @@ def _run_latency(args: argparse.Namespace) -> int:
     print(format_latency(report))
     write_json(args.json, report)
     return 0
+
+
+def _add_precision(subparsers: Any) -> None:
+    parser = subparsers.add_parser("precision", help="fp16 and int8 beside fp32: speed and drift")
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    speed = kinds.add_parser("speed", help="one encoder in PyTorch and in ONNX Runtime, on the CPU")
+    speed.add_argument(
+        "bundle", type=Path, nargs="?", metavar="BUNDLE", help="folder made by cff-export"
+    )
+    speed.add_argument("--backbone", metavar="NAME", help="instead: export it, head untrained")
+    speed.add_argument("--weights", metavar="W", help="of --backbone, such as random")
+    speed.add_argument("--image-size", type=_positive, metavar="PX", help="of --backbone")
+    speed.add_argument("--keep", type=Path, metavar="DIR", help="leave the exported bundle here")
+    speed.add_argument(
+        "--precisions", default="", metavar="A,B", help="default: the bundle's, or fp32,int8"
+    )
+    speed.add_argument(
+        "--repeats", type=_positive, default=7, help="timed rounds, 5 or more (default: 7)"
+    )
+    speed.add_argument(
+        "--warmup", type=_not_negative, default=2, help="rounds before them (default: 2)"
+    )
+    speed.add_argument(
+        "--threads",
+        type=_positive,
+        default=available_cores(),
+        help="of PyTorch and of ONNX Runtime (default: physical cores, %(default)s here)",
+    )
+    speed.add_argument("--json", type=Path, metavar="F", help="also write the report as JSON")
+    speed.set_defaults(run=_run_precision_speed)
+    drift = kinds.add_parser(
+        "drift", help="AUROC, verdicts and scores on real images, by precision"
+    )
+    drift.add_argument("bundle", type=Path, metavar="BUNDLE", help="with precisions besides fp32")
+    drift.add_argument(
+        "--data", type=Path, metavar="DIR", help="default: mvtec_mini below CFF_DATA"
+    )
+    drift.add_argument("--products", default="", metavar="A,B", help="default: all")
+    drift.add_argument(
+        "--shots", type=_positive, default=4, metavar="K", help="good parts to enrol (default: 4)"
+    )
+    drift.add_argument(
+        "--max-auroc-points",
+        type=float,
+        default=0.2,
+        metavar="P",
+        help="exit code 1 where a mean AUROC differs by more from that of fp32 (default: 0.2)",
+    )
+    drift.add_argument("--json", type=Path, metavar="F", help="also write the report as JSON")
+    drift.set_defaults(run=_run_precision_drift)
+
+
+def _run_precision_speed(args: argparse.Namespace) -> int:
+    from cff_bench.precision.speed import SpeedSettings, format_speed, run_speed
+
+    _tell_progress()
+    settings = SpeedSettings(
+        bundle=args.bundle,
+        backbone=args.backbone,
+        weights=args.weights,
+        image_size=args.image_size,
+        precisions=_names(args.precisions),
+        repeats=args.repeats,
+        warmup=args.warmup,
+        threads=args.threads,
+        keep=args.keep,
+        command=args.command_line,
+    )
+    report = run_speed(settings)
+    print(format_speed(report))
+    write_json(args.json, report)
+    return 0
+
+
+def _run_precision_drift(args: argparse.Namespace) -> int:
+    from cff_bench.demo.real_parts import TEST_SET
+    from cff_bench.precision.drift import DriftSettings, format_drift, run_drift
+    from cff_bench.real_data import data_folder
+
+    _tell_progress()
+    settings = DriftSettings(
+        bundle=args.bundle,
+        data=args.data or data_folder((TEST_SET,)) / TEST_SET,
+        products=_names(args.products),
+        shots=args.shots,
+        max_auroc_points=args.max_auroc_points,
+        command=args.command_line,
+    )
+    report = run_drift(settings)
+    print(format_drift(report))
+    write_json(args.json, report)
+    return 0 if report["passed"] else 1
+
+
+def _tell_progress() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for package in ("cff_bench", "cff_export"):
+        logging.getLogger(package).setLevel(logging.INFO)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _add_demo(subparsers: Any) -> None:

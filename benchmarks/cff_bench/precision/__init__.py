@@ -1,0 +1,1 @@
+"""What a bundle's precisions cost and change: `speed` on this CPU, `drift` on real images."""
