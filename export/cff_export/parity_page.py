@@ -127,7 +127,7 @@ _QUANTITIES = (
     _Quantity("scores, rank correlation", "rank_correlation", "rank_correlation", ".4f", True),
     _Quantity("image AUROC, difference", "auroc_diff", "auroc", ".4f"),
     _Quantity("verdicts that flip", "verdict_flips", "flips", "d"),
-    _Quantity("features, change with the batch", "batch_position_max_diff", "batch"),
+    _Quantity("answers, change with the batch", "batch_position_max_diff", "batch"),
 )
 _FEATURES = _Quantity("", "feature_max_diff", "features")
 _COSINE = _Quantity("", "feature_mean_cosine", "cosine", ".6f", at_least=True)

@@ -150,7 +150,7 @@ def test_every_quantity_is_told_with_its_limit(tmp_path: Path) -> None:
         ["image AUROC, difference", "0", "≤ 0.0020", "✓ holds"],
         ["verdicts that flip", "0", "≤ 0", "✓ holds"],
         ["resize, equal to the last bit", "yes", "yes", "✓ holds"],
-        ["features, change with the batch", "2.0e-05", "-", "no limit"],
+        ["answers, change with the batch", "2.0e-05", "-", "no limit"],
     ):
         assert page.row(row[0]) == row
     stages = ["0", "1.0e-06", "≤ 1.0e-04", "✓ holds", "0.999997", "≥ 0.999990", "✓ holds"]
@@ -209,7 +209,7 @@ def test_a_batch_is_marked_by_the_limit_that_the_report_names(
 ) -> None:
     batch = {"batch_position_max_diff": diff, "batch_position_limit": 0.02}
     page = _write(tmp_path, _entry({**_judged(), **batch}))
-    assert page.row("features, change with the batch")[2:] == ["≤ 2.0e-02", mark]
+    assert page.row("answers, change with the batch")[2:] == ["≤ 2.0e-02", mark]
 
 
 def test_verdicts_of_both_sides_stand_beside_each_other(
