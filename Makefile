@@ -7,7 +7,8 @@ BIN := .venv/bin
 DEMO_ARGUMENTS = $(if $(DATA),--data $(DATA)) $(if $(TRAIN),--train $(TRAIN)) \
 	$(if $(PRODUCT),--product $(PRODUCT))
 
-.PHONY: install demo test slow-test real-parts experiment peers-install peers-test check format clean
+.PHONY: install demo engine test slow-test real-parts experiment peers-install peers-test check \
+	format clean
 
 install: .venv/.installed
 
@@ -17,6 +18,14 @@ install: .venv/.installed
 	touch $@
 
 demo: install
+	$(BIN)/cff-bench demo --out build/demo $(DEMO_ARGUMENTS)
+
+# TensorRT-RTX engines of the demo's bundle, for two GPU architectures; needs no GPU
+engine: build/demo/bundle/manifest.json
+	$(BIN)/cff-run engine build/demo/bundle --flavour tensorrt-rtx --compute-capability 8.6,8.9
+	$(BIN)/cff-run engine build/demo/bundle --flavour tensorrt-rtx --compute-capability 8.6,8.9 --check
+
+build/demo/bundle/manifest.json: | install
 	$(BIN)/cff-bench demo --out build/demo $(DEMO_ARGUMENTS)
 
 test: install

@@ -6,7 +6,7 @@ import importlib.metadata
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -70,15 +70,15 @@ class ExportSettings:
         Class words whose text vectors the bundle carries, besides ``object``.
     text_weight : float or None
         Weight of the text map; the training configuration's if None.
-    limits : ParityLimits
-        Of the parity gate.
+    limits : ParityLimits or None
+        Of the parity gate; those of `verify_bundle` if None.
     replace : bool
         Replace a bundle that stands at the same place.
     """
 
     text_names: tuple[str, ...] = ()
     text_weight: float | None = None
-    limits: ParityLimits = field(default_factory=ParityLimits)
+    limits: ParityLimits | None = None
     replace: bool = False
 
 

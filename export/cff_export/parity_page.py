@@ -126,7 +126,7 @@ _QUANTITIES = (
     _Quantity("text score, largest difference", "text_score_max_diff", "score"),
     _Quantity("scores, rank correlation", "rank_correlation", "rank_correlation", ".4f", True),
     _Quantity("image AUROC, difference", "auroc_diff", "auroc", ".4f"),
-    _Quantity("verdicts that flip", "verdict_flips", "flips", "d"),
+    _Quantity("verdicts that flip", "verdict_flips", "verdict_flips", "d"),
     _Quantity("answers, change with the batch", "batch_position_max_diff", "batch"),
 )
 _FEATURES = _Quantity("", "feature_max_diff", "features")
@@ -196,7 +196,7 @@ def _state(entry: ParityEntry) -> str:
 
 
 def _quantities(report: Mapping[str, Any]) -> str:
-    limits = {**report["limits"], "flips": 0, "batch": report.get("batch_position_limit")}
+    limits = {**report["limits"], "batch": report.get("batch_position_limit")}
     rows = [
         [quantity.label, *quantity.cells(report[quantity.key], limits[quantity.limit])]
         for quantity in _QUANTITIES

@@ -64,7 +64,8 @@ def verify_bundle(
     backend : Backend
         Opened for `bundle`.
     limits : ParityLimits, optional
-        Of the bundle's precision if None.
+        Of the bundle's precision if None; without decisions where the backbone's weights are
+        random.
     checks : list of GoldenCheck, optional
         Gets every image's maps, for pictures.
 
@@ -110,7 +111,7 @@ def verify_bundle(
             for check in checks
             if (check.result.verdict == "reject") != (check.expected_score > threshold.value)
         ),
-        limits=limits or limits_for(precision),
+        limits=limits or _limits(bundle),
     )
     return replace(report, failures=find_failures(report))
 
@@ -184,6 +185,11 @@ def _golden_images(bundle: Bundle) -> list[str]:
     if not names:
         raise BundleError("`files` must name golden images, there are none; export again")
     return names
+
+
+def _limits(bundle: Bundle) -> ParityLimits:
+    limits = limits_for(bundle.manifest.precision)
+    return limits.of_numbers() if bundle.manifest.backbone.get("weights") == "random" else limits
 
 
 def _share(diff: float, whole: float) -> float:

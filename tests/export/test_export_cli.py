@@ -180,7 +180,7 @@ def test_interruption_exits_with_130(
 
     monkeypatch.setattr(exporter, "encode_reference", interrupt)
     assert main([str(run), "--out", str(tmp_path / "bundle")]) == 130
-    assert "interrupted; nothing was written" in capsys.readouterr().err
+    assert "interrupted; what was not finished was not written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

@@ -92,6 +92,8 @@ def test_a_slightly_wrong_fold_is_found_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("name", "scale", "message"),
     [
+        # the input normalisation is folded into it
+        ("trunk.visual.conv1.weight", 1.02, "features of stage 0 differ by"),
         ("heads.1.0.bias", 1.1, "features of stage 1 differ by"),
         ("heads.3.0.bias", np.nan, "must be finite, got nan"),
         ("difference", 1.01, r"text map differs by .*; text score differs by"),
@@ -117,6 +119,26 @@ def test_every_part_of_the_graph_is_under_the_gate(
     monkeypatch.setattr("torch.onnx.export", lambda *_, **__: SimpleNamespace(model=model))
     with pytest.raises(CffError, match=message):
         export(tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "factor"), [("scale", 1.01), ("shift", 0.98)])
+def test_a_wrong_normalisation_constant_is_found(
+    exported: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    factor: float,
+) -> None:
+    case = exported("lite", "affine")
+    model = ir.load(case.bundle.path / case.bundle.manifest.encoder)
+    value = model.graph.initializers[name]
+    assert value.const_value is not None
+    array = (value.const_value.numpy() * factor).astype(np.float32)
+    value.const_value = ir.Tensor(array, name=name)
+    monkeypatch.setattr("torch.onnx.export", lambda *_, **__: SimpleNamespace(model=model))
+    with pytest.raises(ParityError, match="features of stage 0 differ by"):
+        export_bundle(case.backbone, case.head, case.config, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 
 

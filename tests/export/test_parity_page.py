@@ -201,6 +201,8 @@ def test_what_has_no_limit_is_not_marked(tmp_path: Path) -> None:
     page = _write(tmp_path, _entry(_judged(limits=limits_for("fp16"), map_max_diff=0.9)))
     assert page.row("anomaly map, largest difference")[1:] == ["9.0e-01", "-", "no limit"]
     assert page.row("0", "1.0e-06")[2:4] == ["-", "no limit"]
+    page = _write(tmp_path, _entry(_judged(limits=ParityLimits(verdict_flips=None))))
+    assert page.row("verdicts that flip")[1:] == ["0", "-", "no limit"]
 
 
 @pytest.mark.parametrize(("diff", "mark"), [(0.019, "✓ holds"), (math.nan, "✗ outside")])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from cff_runtime.errors import ParityError
+from cff_runtime.errors import BundleError, ParityError
 from cff_runtime.parity import (
     ParityLimits,
     ParityReport,
@@ -36,6 +36,7 @@ LIMITS = ParityLimits(
     score_shift=0.06,
     rank_correlation=0.7,
     auroc=0.008,
+    verdict_flips=1,
 )
 # every number is exactly at its limit
 REPORT = ParityReport(
@@ -54,7 +55,7 @@ REPORT = ParityReport(
     auroc_diff=0.008,
     scores=(0.5, 0.7),
     expected_scores=(0.5, 0.75),
-    flipped=(),
+    flipped=("c.png",),
     limits=LIMITS,
 )
 BROKEN = (math.inf, math.nan)
@@ -158,7 +159,7 @@ def test_all_that_fails_is_told_at_once() -> None:
             score_shift=math.inf,
             rank_correlation=-1.0,
             auroc_diff=math.nan,
-            flipped=("a.png",),
+            flipped=("a.png", "b.png"),
         )
     )
     assert len(worst) == len(set(worst)) == 12
@@ -171,10 +172,12 @@ def test_all_that_fails_is_told_at_once() -> None:
         ("text_map", ("text_map_max_diff",)),
         ("anomaly_map", ("map_max_diff",)),
         ("score", ("score_max_diff", "text_score_max_diff")),
+        ("verdict_flips", ("flipped",)),
     ],
 )
 def test_a_limit_of_none_is_not_checked(limit: str, names: tuple[str, ...]) -> None:
-    worse = {name: BROKEN if name == "feature_max_diff" else math.inf for name in names}
+    several = {"feature_max_diff": BROKEN, "flipped": ("a.png", "b.png")}
+    worse = {name: several.get(name, math.inf) for name in names}
     unchecked = replace(LIMITS, **{limit: None})
 
     assert len(_with(**worse)) == (2 if limit in ("features", "score") else 1)
@@ -204,7 +207,24 @@ def test_reduced_precisions_are_held_to_what_they_decide(
     assert limits.features is limits.text_map is limits.anomaly_map is limits.score is None
     assert limits.cosine == cosine and limits.rank_correlation == correlation
     assert limits.map_shift == limits.score_shift == shift
-    assert limits.auroc == 0.002  # 0.2 points, whatever the precision
+    # 0.2 points and not one verdict, whatever the precision
+    assert limits.auroc == ParityLimits().auroc == 0.002
+    assert limits.verdict_flips == ParityLimits().verdict_flips == 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "", "FP16", "qdq-int8", "x" * 1000])
+def test_a_precision_that_nobody_knows_is_one_sentence(precision: str) -> None:
+    with pytest.raises(BundleError, match="`precision` must be one of fp32, fp16, int8") as caught:
+        limits_for(precision)
+    assert len(str(caught.value)) < 200
+
+
+def test_limits_of_numbers_leave_decisions_alone() -> None:
+    decided = {"rank_correlation": -1.0, "auroc_diff": 1.0, "flipped": ("a.png",) * 8}
+    assert len(_with(**decided)) == 3
+    assert _with(**decided, limits=LIMITS.of_numbers()) == ()
+    (failure,) = _with(**decided, score_shift=0.5, limits=LIMITS.of_numbers())
+    assert failure.startswith("score moves by 50.0%")
 
 
 # ---- the report

@@ -16,7 +16,16 @@ import cff_runtime
 import cff_runtime.backends
 from cff_runtime import Bundle, Inspector, Profile
 
-HEAVY = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "open_clip")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt_rtx",
+    "open_clip",
+)
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # what a box without the training packages looks like: their import raises ImportError
