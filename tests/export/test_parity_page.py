@@ -177,14 +177,12 @@ def test_every_quantity_is_told_with_its_limit(tmp_path: Path) -> None:
 def test_marks_agree_with_the_gate(change: dict[str, Any], label: str, tmp_path: Path) -> None:
     report = _judged(**change)
     page = _write(tmp_path, _entry(report))
-
     outside = [row[0] for row in page.rows if "✗ outside" in row]
     assert outside == [label] and len(report["failures"]) == 1
     assert report["failures"][0] in page.text
     assert page.row("fp16")[1] == "outside its limits"
-    value = next(iter(change.values()))
-    if isinstance(value, float) and not math.isfinite(value):
-        assert page.row(label)[1] == "not finite"
+    finite = all(math.isfinite(value) for value in change.values() if isinstance(value, float))
+    assert (page.row(label)[1] == "not finite") == (not finite)
 
 
 def test_a_stage_is_marked_by_difference_and_by_cosine(tmp_path: Path) -> None:
@@ -210,7 +208,7 @@ def test_a_batch_is_marked_by_the_limit_that_the_report_names(
     diff: float, mark: str, tmp_path: Path
 ) -> None:
     batch = {"batch_position_max_diff": diff, "batch_position_limit": 0.02}
-    page = _write(tmp_path, _entry({**_judged(), **batch}))
+    page = _write(tmp_path, _entry(_judged() | batch))
     assert page.row("answers, change with the batch")[2:] == ["≤ 2.0e-02", mark]
 
 
