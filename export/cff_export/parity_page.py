@@ -72,8 +72,8 @@ class ParityEntry:
     encoder : str
         File of the graph; empty if none was kept.
     report : mapping
-        `ParityReport.to_dict`, where None stands for what is not finite; may hold
-        `batch_position_max_diff` and `batch_position_limit`. Empty if the gate was never reached.
+        `ParityReport.to_dict`, perhaps of another version; may hold `batch_position_max_diff` and
+        `batch_position_limit`. Empty if the gate was never reached.
     checks : sequence of GoldenCheck
         The golden images' maps and scores; without them there are no pictures.
     kept_fp32 : tuple of str
@@ -163,7 +163,8 @@ def _overview(entries: Sequence[ParityEntry]) -> str:
     quantities = [quantity for quantity in _QUANTITIES if quantity.key in keys]
     rows = []
     for index, entry in enumerate(entries):
-        values = [_number(entry.report[q.key], q.form) if entry.report else "-" for q in quantities]
+        told = entry.report
+        values = [_number(told[q.key], q.form) if q.key in told else "-" for q in quantities]
         link = f'<a href="#p{index}">{html.escape(entry.precision)}</a>'
         file = html.escape(entry.encoder) or "-"
         rows.append([link, _state(entry), file, *values, str(len(entry.kept_fp32))])
@@ -181,7 +182,7 @@ def _section(index: int, entry: ParityEntry) -> str:
     if entry.refused:
         parts.append(f'<p class="warning">Refused: {html.escape(entry.refused)}</p>')
     if entry.report:
-        told = (html.escape(f) for f in entry.report["failures"] if f not in entry.refused)
+        told = (html.escape(f) for f in entry.report.get("failures", ()) if f not in entry.refused)
         parts += [f'<p class="warning">{failure}</p>' for failure in told]
         parts += [_quantities(entry.report), _stages(entry.report), _verdicts(entry)]
     else:
@@ -196,41 +197,41 @@ def _state(entry: ParityEntry) -> str:
 
 
 def _quantities(report: Mapping[str, Any]) -> str:
-    limits = {**report["limits"], "batch": report.get("batch_position_limit")}
+    limits = {**report.get("limits", {}), "batch": report.get("batch_position_limit")}
     rows = [
-        [quantity.label, *quantity.cells(report[quantity.key], limits[quantity.limit])]
+        [quantity.label, *quantity.cells(report[quantity.key], limits.get(quantity.limit))]
         for quantity in _QUANTITIES
         if quantity.key in report  # a graph of batch 1 has no batch to change with
     ]
-    equal = report["resize_equal"]
+    equal = bool(report.get("resize_equal"))
     rows.append(["resize, equal to the last bit", "yes" if equal else "no", "yes", _mark(equal)])
     return f"<h3>Quantities</h3>{_table('lrrl', ('quantity', 'value', 'limit', ''), rows)}"
 
 
 def _stages(report: Mapping[str, Any]) -> str:
-    limits = report["limits"]
-    measured = (report[key] for key in (_FEATURES.key, _COSINE.key, "feature_min_cosine"))
+    limits = report.get("limits", {})
+    keys = (_FEATURES.key, _COSINE.key, "feature_min_cosine")
+    stages = enumerate(zip(*(report.get(key, ()) for key in keys), strict=False))
     rows = [
         [
             str(stage),
-            *_FEATURES.cells(diff, limits["features"]),
-            *_COSINE.cells(mean, limits["cosine"]),
+            *_FEATURES.cells(diff, limits.get("features")),
+            *_COSINE.cells(mean, limits.get("cosine")),
             _number(smallest, ".6f"),
         ]
-        for stage, (diff, mean, smallest) in enumerate(zip(*measured, strict=True))
+        for stage, (diff, mean, smallest) in stages
     ]
     names = ("stage", "largest difference", "limit", "", "mean cosine", "limit", "")
-    return "<h3>Features, stage by stage</h3>" + _table(
-        "lrrlrrlr", (*names, "smallest cosine"), rows
-    )
+    table = _table("lrrlrrlr", (*names, "smallest cosine"), rows)
+    return f"<h3>Features, stage by stage</h3>{table}"
 
 
 def _verdicts(entry: ParityEntry) -> str:
     """Tell each image's scores and, where the maps are at hand, its side of the threshold."""
-    flipped = entry.report["flipped"]
+    flipped = entry.report.get("flipped", ())
     if not entry.checks:
-        scores = zip(entry.report["expected_scores"], entry.report["scores"], strict=True)
-        rows = [[str(index), *_scores(*pair)] for index, pair in enumerate(scores)]
+        pairs = zip(*(entry.report.get(k, ()) for k in ("expected_scores", "scores")), strict=False)
+        rows = [[str(index), *_scores(*pair)] for index, pair in enumerate(pairs)]
         header = ("golden image", "expected score", "score", "difference")
         told = f"<p>Flipped: {html.escape(', '.join(flipped))}.</p>" if flipped else ""
         return f"<h3>Scores</h3>{_table('lrrr', header, rows)}{told}"
@@ -262,7 +263,6 @@ def _scores(expected: float | None, score: float | None) -> list[str]:
 
 
 def _kept(entry: ParityEntry) -> str:
-    """Name the blocks left in fp32, with what the repair says of them."""
     repair = {name: entry.facts[name] for name in _REPAIR_FACTS if entry.facts.get(name)}
     if not (entry.kept_fp32 or "repair" in repair):
         return ""
@@ -297,8 +297,8 @@ def _render(value: Any) -> str:
 
 
 def _are_records(values: Collection[Any]) -> bool:
-    are_mappings = len(values) > 1 and all(isinstance(value, Mapping) for value in values)
-    return are_mappings and bool(set.intersection(*map(set, values)))
+    several = len(values) > 1 and all(isinstance(value, Mapping) for value in values)
+    return several and bool(set.intersection(*map(set, values)))
 
 
 def _records(records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -358,9 +358,9 @@ def _pictures(entry: ParityEntry) -> str:
 
 def _difference_scale(report: Mapping[str, Any], span: float) -> tuple[float, str]:
     """Return the difference that is drawn brightest, and what it is: the limit, if there is one."""
-    diff, shift = report.get("map_max_diff"), report.get("map_shift")
-    if diff and shift:
-        bounds = [report["limits"]["map_shift"] * diff / shift, report["limits"]["anomaly_map"]]
+    diff, shift, limits = (report.get(k) for k in ("map_max_diff", "map_shift", "limits"))
+    if diff and shift and limits and "map_shift" in limits:
+        bounds = [limits["map_shift"] * diff / shift, limits.get("anomaly_map")]
         return min(bound for bound in bounds if bound is not None), "the limit of this precision"
     return max(span, 1e-6) / 10, "a tenth of the scale of the maps"
 
@@ -373,7 +373,7 @@ def _figure(check: GoldenCheck, precision: str, scale: tuple[float, float], top:
         with np.errstate(invalid="ignore"):
             difference = np.abs(got - expected)
         pictures.append(("difference", _png(difference, (0.0, top))))
-        caption += f": differs by {_number(float(difference.max()), '.1e')} at most"
+        caption += f": largest difference {_number(float(difference.max()), '.1e')}"
     else:
         caption += f": expected {expected.shape}, got {got.shape}"
     images = "".join(
