@@ -97,6 +97,73 @@ def table6(report: dict[str, Any]) -> str:
     )
 
 
+def precision_speed(report: dict[str, Any]) -> str:
+    """One network in PyTorch and in ONNX Runtime, by precision."""
+    settings, environment, bundle = report["settings"], report["environment"], report["bundle"]
+    eager = report["rows"][0]
+    limits = {ratio["name"]: ratio["limit"] for ratio in report["ratios"]}
+    rows = [
+        [
+            row["name"].replace("pytorch", "PyTorch").replace("onnxruntime", "ONNX Runtime"),
+            f"{row['p50_ms']:.1f}",
+            f"{row['p50_ms'] / eager['p50_ms']:.2f}",
+            _optional(limits.get(f"{row['name']} / {eager['name']}"), ".2f"),
+            _optional(row["graph_mb"], ".0f"),
+            _optional(row["peak_memory_mb"], ".0f"),
+            "" if row["precision"] == "fp32" else _count(row["kept_fp32"]),
+        ]
+        for row in report["rows"]
+    ]
+    header = ["encoder", "p50 ms", "of PyTorch", "at most", "graph MB", "memory MB", "kept in fp32"]
+    missing = [f"{name} is not timed: {why}." for name, why in report["not_timed"].items()]
+    return (
+        f"**Precision, speed.** Encoder of `{bundle['backbone']['name']}` "
+        f"({bundle['backbone']['weights']} weights) at {bundle['input_px'][0]} px, "
+        f"{environment['cpu_model']}, threads: {settings['threads']}, batch 1, n = "
+        f"{settings['repeats']}, taking turns in one run (`cff-bench precision speed`, "
+        "`precision_speed.json`). Memory is the peak of a process that holds this encoder alone, "
+        f"libraries included. {' '.join(missing)}".rstrip()
+        + "\n\n"
+        + _table(header, rows)
+    )
+
+
+def precision_drift(report: dict[str, Any]) -> str:
+    """What a precision changes on real images."""
+    data, bundle = report["data"], report["bundle"]
+    rows = []
+    for entry in report["precisions"]:
+        minus = entry["minus_fp32"]
+        is_fp32 = entry is report["precisions"][0]
+        rows.append(
+            [
+                entry["precision"],
+                f"{entry['means']['image_auroc']:.4f}",
+                "" if is_fp32 else _signed(minus["image_auroc_points"]),
+                f"{entry['means']['pixel_auroc']:.4f}",
+                "" if is_fp32 else _signed(minus["pixel_auroc_points"]),
+                "" if is_fp32 else str(len(entry["flips"])),
+                "" if is_fp32 else _optional(entry["score_shift"], ".1%"),
+                "" if is_fp32 else _count(entry["kept_fp32"]),
+            ]
+        )
+    header = ["precision", "image AUROC", "points", "pixel AUROC", "points"]
+    header += ["verdict flips", "largest score shift", "kept in fp32"]
+    emulated = [e["precision"] for e in report["precisions"] if e["computed"].startswith("emul")]
+    how = f" {' and '.join(emulated)} emulated on a CPU, roundings included." if emulated else ""
+    points = [product["points_per_pair"] for product in report["precisions"][0]["products"]]
+    return (
+        f"**Precision, drift.** Means over {len(data['products'])} products of {data['name']} "
+        f"({data['n_test_images']} test images), K = {report['settings']['shots']}, "
+        f"`{bundle['backbone']['name']}` at {bundle['input_px'][0]} px; every precision enrols and "
+        "inspects by itself (`cff-bench precision drift`, `precision_drift.json`). Points are "
+        f"100 x AUROC minus that of fp32; one pair of images that changes places is worth "
+        f"{min(points) / len(points):.2f} to {max(points) / len(points):.2f} of them. A score's "
+        f"shift is a share of the way from a good part to the threshold.{how}\n\n"
+        + _table(header, rows)
+    )
+
+
 def experiment_main(report: dict[str, Any]) -> str:
     """Every row on the main set: pixel AP per K, all metrics and the gain at the largest K."""
     shots = [str(k) for k in report["protocol"]["shots"]]
@@ -197,6 +264,18 @@ def experiment_references(report: dict[str, Any]) -> str:
     return _table(["metric", "on the batch", "on the references", "difference"], rows)
 
 
+def _optional(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)
+
+
+def _signed(points: float) -> str:
+    return f"{round(points, 2) + 0.0:+.2f}"  # never -0.00
+
+
+def _count(blocks: Sequence[str]) -> str:
+    return f"{len(blocks)} block{'s' if len(blocks) > 1 else ''}" if blocks else "none"
+
+
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
@@ -218,6 +297,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "real_parts": ("benchmarks/results/real_parts.json", real_parts),
     "latency": ("benchmarks/results/latency.json", latency),
     "table6": ("benchmarks/results/table6.json", table6),
+    "precision_speed": ("benchmarks/results/precision_speed.json", precision_speed),
+    "precision_drift": ("benchmarks/results/precision_drift.json", precision_drift),
     "experiment_main": (EXPERIMENT, experiment_main),
     "experiment_labels": (EXPERIMENT, experiment_labels),
     "experiment_sets": (EXPERIMENT, experiment_sets),
