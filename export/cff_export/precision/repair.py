@@ -219,9 +219,8 @@ class _Search(Generic[C]):
 
     def _result(self, kept: tuple[str, ...]) -> Repair[C]:
         candidate = self._candidate(kept)
-        reasons = dict(candidate.forced)
-        for block in kept:
-            reasons.setdefault(block, _reason(self.own_errors[block]))
+        why = {block: _reason(self.own_errors[block]) for block in kept} | dict(candidate.forced)
+        reasons = {block: why[block] for block in self.all_blocks if block in why}
         return Repair(candidate, self.judgements[kept], tuple(reasons), reasons, self.n_trials)
 
 
