@@ -246,6 +246,8 @@ class _Attempt:
             self._tell,
         )
         self.kept = found.kept
+        if found.n_trials > 1:  # profile, report and maps are those of the last trial
+            self._judge(found.candidate)
         self.facts = {**found.candidate.facts, "repair": found.to_dict()}
         graph = found.candidate.graph
         if self.precision == "int8":
@@ -258,15 +260,18 @@ class _Attempt:
 
     def _tell(self, trial: Trial) -> None:
         """Log a trial of a repair; the first alone is the normal case."""
-        if trial.number > 1 or not trial.judgement.passed:
-            log.info(
-                "%s: trial %d, %s (%d kept): %s",
-                self.precision,
-                trial.number,
-                trial.purpose,
-                trial.n_kept,
-                "; ".join(trial.judgement.failures) or f"error {trial.judgement.error:.1e}",
-            )
+        if trial.number == 1 and trial.judgement.passed:
+            return
+        measured = trial.purpose.endswith("alone low")
+        failures = "" if measured else "; ".join(trial.judgement.failures)
+        log.info(
+            "%s: trial %d, %s (%d kept): %s",
+            self.precision,
+            trial.number,
+            trial.purpose,
+            trial.n_kept,
+            failures or f"error {trial.judgement.error:.1e}",
+        )
 
     def discard(self) -> None:
         """Remove what the attempt wrote."""

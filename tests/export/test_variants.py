@@ -75,7 +75,7 @@ def test_the_gate_judged_the_roundings_not_what_onnx_runtime_widens(
     widened = verify_bundle(view, Inspector.open(bundle.path, precision="fp16")._backend)
 
     judged = min(outcome.parity["feature_mean_cosine"])
-    assert 0.999 < judged < 0.99999
+    assert 0.9995 < judged < 0.99999
     assert min(widened.feature_mean_cosine) > judged
     assert outcome.parity["passed"] is True and outcome.parity["verdict_flips"] == 0
     assert outcome.parity["auroc_diff"] == 0.0
@@ -104,7 +104,7 @@ def test_reports_are_written_down(extended: tuple[Bundle, list[Outcome]]) -> Non
     assert list(reports) == ["fp32", "fp16"]
     assert reports["fp16"]["feature_mean_cosine"] == outcome.parity["feature_mean_cosine"]
     variant = bundle.manifest.variants["fp16"]
-    assert variant.parity["limits"]["cosine"] == 0.999
+    assert variant.parity["limits"]["cosine"] == 0.9995
     assert variant.facts["n_fp16_nodes"] > 80 and variant.facts["share_fp32"]["parameters"] == 0.0
     page = (bundle.path / "parity.html").read_text()
     assert "encoder.fp16.onnx" in page and "data:image/png;base64" in page
@@ -210,7 +210,9 @@ def test_a_block_that_overflows_in_fp16_is_found_named_and_kept(copy: Path) -> N
     reasons = outcome.facts["repair"]["kept"]
     assert set(reasons) == set(outcome.kept_fp32)
     assert 0 < outcome.facts["share_fp32"]["parameters"] < 0.01
-    assert min(outcome.parity["feature_mean_cosine"]) > 0.999
+    # told of the graph that was kept, not of the last one tried
+    assert outcome.parity["passed"] is True and outcome.parity["failures"] == []
+    assert min(outcome.parity["feature_mean_cosine"]) > 0.9995
     assert bundle.manifest.variants["fp16"].kept_fp32 == outcome.kept_fp32
 
 

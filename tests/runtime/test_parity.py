@@ -186,18 +186,13 @@ def test_fp32_is_held_to_its_numbers() -> None:
     assert all(getattr(ParityLimits(), field.name) is not None for field in fields(ParityLimits))
 
 
-@pytest.mark.parametrize(
-    ("precision", "cosine", "shift", "correlation"),
-    [("fp16", 0.999, 0.1, 0.94), ("int8", 0.98, 0.3, 0.88), ("int8-qdq", 0.98, 0.3, 0.88)],
-)
-def test_reduced_precisions_are_held_to_what_they_decide(
-    precision: str, cosine: float, shift: float, correlation: float
-) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-qdq"])
+def test_reduced_precisions_are_held_to_what_they_decide(precision: str) -> None:
     limits = limits_for(precision)
 
     assert limits.features is limits.text_map is limits.anomaly_map is limits.score is None
-    assert limits.cosine == cosine and limits.rank_correlation == correlation
-    assert limits.map_shift == limits.score_shift == shift
+    assert limits.cosine == 0.9995 and limits.rank_correlation == 0.94
+    assert limits.map_shift == limits.score_shift == 0.05
     # 0.2 points and not one verdict, whatever the precision
     assert limits.auroc == ParityLimits().auroc == 0.002
     assert limits.verdict_flips == ParityLimits().verdict_flips == 0
