@@ -1,0 +1,155 @@
+"""The calibration card: what a threshold was set from, what it promises, and on which premises.
+
+A mapping that is kept in the profile as JSON:
+
+date          UTC, ISO 8601
+method        as `Threshold.method`
+n             how many ``references``, ``augmentations``, ``further`` good and ``defective`` parts
+scores        ``references`` (left out), ``augmentations``, ``further``, ``defective``
+data          sha256 of the image files of ``further`` and ``defective``, where known
+wishes        ``max_false_reject``, ``max_false_accept`` (null if not wished), ``confidence``
+risk          ``expected_false_rejects``, ``false_rejects`` and ``false_accepts`` (bounds that hold
+              with the confidence; null where there is none), ``supported``: whether every wish is
+assumptions   sentences
+"""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+EXCHANGEABLE = (
+    "later good parts are made, lit and taken like those behind this threshold; a new batch, lamp "
+    "or lens is not covered"
+)
+LEFT_OUT = (
+    "references are scored against the other references, which makes the bound pessimistic; it "
+    "holds for the mean over enrolments and for a memory bank that was not compressed"
+)
+APPROXIMATE_WITH_TEXT = (
+    "the map's share in the score is scaled by the references themselves, so that the bound is "
+    "approximate until it rests on further good parts"
+)
+SAME_PROFILE = (
+    "further parts are scored with this memory bank and are in it neither now nor later; after a "
+    "change of the bank they must be scored again"
+)
+DEFECTS_ALIKE = (
+    "later defects are like those shown; of kinds that were not shown nothing is promised"
+)
+IN_SIGHT = (
+    "the threshold was chosen with the scores in sight; the confidence is shared out among all "
+    "choices"
+)
+
+
+@dataclass(frozen=True)
+class Risk:
+    """What is promised, each figure an upper bound.
+
+    Attributes
+    ----------
+    expected_false_rejects : float
+        Of the mean share of good parts rejected; 1 where nothing is promised.
+    false_rejects : float or None
+        Of the share of good parts rejected, with the confidence.
+    false_accepts : float or None
+        Of the share of defective parts passed, with the confidence.
+    supported : bool
+        Whether all wishes are.
+    """
+
+    expected_false_rejects: float
+    false_rejects: float | None = None
+    false_accepts: float | None = None
+    supported: bool = True
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The scores behind a threshold.
+
+    Attributes
+    ----------
+    references, augmentations : tuple of float
+        Of the references left out (none for K = 1) and of the augmentations.
+    further, defective : tuple of float
+        Of further good parts and of defective ones, never in the memory bank.
+    hashes : mapping of str to sequence of str
+        sha256 of the image files of ``further`` and ``defective``, where known.
+    has_text_score : bool
+        Whether a text tower has a share in the scores.
+    """
+
+    references: tuple[float, ...]
+    augmentations: tuple[float, ...]
+    further: tuple[float, ...] = ()
+    defective: tuple[float, ...] = ()
+    hashes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    has_text_score: bool = False
+
+
+def make_card(
+    method: str,
+    n_references: int,
+    evidence: Evidence,
+    wishes: Mapping[str, float | None],
+    risk: Risk,
+    at: str | None = None,
+) -> dict[str, Any]:
+    """Return a calibration card, ready for JSON.
+
+    Parameters
+    ----------
+    method : str
+    n_references : int
+        K.
+    evidence : Evidence
+    wishes : mapping
+        See the module's list.
+    risk : Risk
+    at : str, optional
+        Date; now if not given.
+    """
+    scores = {
+        "references": list(evidence.references),
+        "augmentations": list(evidence.augmentations),
+        "further": list(evidence.further),
+        "defective": list(evidence.defective),
+    }
+    counts = {name: len(values) for name, values in scores.items()}
+    return {
+        "date": at or now(),
+        "method": method,
+        "n": {**counts, "references": n_references},
+        "scores": scores,
+        "data": {name: list(hashes) for name, hashes in evidence.hashes.items()},
+        "wishes": dict(wishes),
+        "risk": {
+            "expected_false_rejects": risk.expected_false_rejects,
+            "false_rejects": risk.false_rejects,
+            "false_accepts": risk.false_accepts,
+            "supported": risk.supported,
+        },
+        "assumptions": _assumptions(method, evidence, risk),
+    }
+
+
+def now() -> str:
+    """Return the time, UTC, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _assumptions(method: str, evidence: Evidence, risk: Risk) -> list[str]:
+    said = [EXCHANGEABLE]
+    if evidence.further:
+        said.append(SAME_PROFILE)
+    elif evidence.references:
+        said.append(LEFT_OUT)
+        if evidence.has_text_score:
+            said.append(APPROXIMATE_WITH_TEXT)
+    if method == "by-hand":
+        said.append(IN_SIGHT)
+    if risk.false_accepts is not None:
+        said.append(DEFECTS_ALIKE)
+    return said
