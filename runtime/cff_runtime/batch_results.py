@@ -122,7 +122,7 @@ def block_name(keys: Iterable[ImageKey]) -> str:
 
 
 def write_results(out: Path, keys: Collection[ImageKey]) -> dict[str, int]:
-    """Write one row per image, in order; return how many passed, were rejected and failed.
+    """Write one row per image, in order; return how many have each verdict and how many failed.
 
     Raises
     ------
@@ -143,6 +143,7 @@ def write_results(out: Path, keys: Collection[ImageKey]) -> dict[str, int]:
     verdicts = results["verdict"].to_pylist()
     return {
         "pass": verdicts.count("pass"),
+        "review": verdicts.count("review"),
         "reject": verdicts.count("reject"),
         "errors": len(results) - results["error"].null_count,
     }

@@ -178,16 +178,18 @@ class Inspector:
             nearest, grids, encoding.text_map, manifest.text.weight, manifest.distance
         )
         score = image_score(float(anomaly_map.max()), encoding.text_score, profile.peak_scale)
-        regions = find_regions(anomaly_map, profile.threshold.pixel_value, size)
+        limits = profile.threshold
+        regions = find_regions(anomaly_map, limits.pixel_value, size)
         clock.append(perf_counter_ns())
         return Result(
             score=score,
-            verdict="reject" if score > profile.threshold.value else "pass",
-            threshold=profile.threshold.value,
+            verdict=limits.verdict(score),
+            threshold=limits.value,
             anomaly_map=anomaly_map,
             regions=regions,
             text_score=encoding.text_score,
             stages_ms=_milliseconds(("search", "finish"), clock),
+            review_threshold=limits.review if limits.review < limits.value else None,
         )
 
     def _device_banks(self, profile: Profile) -> list[Any]:

@@ -19,7 +19,8 @@ _MIN_SIDE_PX, _MAX_SIDE_PX = 512, 1024  # of the longer side
 _MIN_WIDTH_PX = 320  # room for the caption
 _OPACITY = 0.65
 _CAPTION_PX = 36
-_PASS_RGB, _REJECT_RGB, _TEXT_RGB = (46, 125, 50), (198, 40, 40), (255, 255, 255)
+VERDICT_RGB = {"pass": (46, 125, 50), "review": (176, 100, 0), "reject": (198, 40, 40)}
+_TEXT_RGB = (255, 255, 255)
 _BOX_RGB, _OUTLINE_RGB, _MARGIN_RGB = (255, 255, 255), (0, 0, 0), (32, 32, 32)
 
 
@@ -96,9 +97,11 @@ def _relative(
 
 
 def _caption(width: int, result: Result) -> NDArray[np.uint8]:
-    colour = _REJECT_RGB if result.verdict == "reject" else _PASS_RGB
-    strip = np.full((_CAPTION_PX, width, 3), colour, np.uint8)
-    text = f"{result.verdict}   score {result.score:.4f}   limit {result.threshold:.4f}"
+    strip = np.full((_CAPTION_PX, width, 3), VERDICT_RGB[result.verdict], np.uint8)
+    limits = f"limit {result.threshold:.4f}"
+    if result.review_threshold is not None:
+        limits = f"limits {result.review_threshold:.4f}, {result.threshold:.4f}"
+    text = f"{result.verdict}   score {result.score:.4f}   {limits}"
     font, thickness = cv2.FONT_HERSHEY_SIMPLEX, 1
     (text_width, _), _ = cv2.getTextSize(text, font, 0.6, thickness)
     scale = 0.6 * min(1.0, (width - 16) / text_width)

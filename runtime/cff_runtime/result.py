@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Verdict = Literal["pass", "reject"]
+Verdict = Literal["pass", "review", "reject"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Result:
     ----------
     score : float
         Raw image score; larger is more anomalous. Never rescaled per image.
-    verdict : {'pass', 'reject'}
-        ``reject`` if `score` is above `threshold`.
+    verdict : {'pass', 'review', 'reject'}
+        ``reject`` if `score` is above `threshold`, else ``review`` if it is above
+        `review_threshold`.
     threshold : float
         The profile's threshold.
     anomaly_map : ndarray of shape (H, W), float32
@@ -48,6 +49,8 @@ class Result:
         Probability of "abnormal" by text prompts alone, None without a text tower.
     stages_ms : dict of str to float
         Milliseconds of preprocess, encode, search, finish, in this order.
+    review_threshold : float or None
+        The profile's review threshold, None where it has no band for review.
     """
 
     score: float
@@ -57,6 +60,7 @@ class Result:
     regions: tuple[Region, ...]
     text_score: float | None
     stages_ms: dict[str, float]
+    review_threshold: float | None = None
 
     @property
     def total_ms(self) -> float:
@@ -69,6 +73,7 @@ class Result:
             "score": self.score,
             "verdict": self.verdict,
             "threshold": self.threshold,
+            "review_threshold": self.review_threshold,
             "text_score": self.text_score,
             "regions": [asdict(region) for region in self.regions],
             "stages_ms": {name: round(ms, 3) for name, ms in self.stages_ms.items()},
