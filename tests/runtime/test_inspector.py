@@ -100,12 +100,26 @@ def test_the_verdict_is_strict(
     score = lite_inspector.inspect(bad_part, lite_profile).score
 
     def verdict(threshold: float) -> str:
-        rule = replace(lite_profile.threshold, value=threshold)
+        rule = replace(lite_profile.threshold, value=threshold, review=threshold)
         return lite_inspector.inspect(bad_part, replace(lite_profile, threshold=rule)).verdict
 
     assert verdict(score) == "pass"
     assert verdict(math.nextafter(score, math.inf)) == "pass"
     assert verdict(math.nextafter(score, -math.inf)) == "reject"
+
+
+def test_between_the_thresholds_a_part_is_for_review(
+    lite_inspector: Inspector, lite_profile: Profile, bad_part: NDArray
+) -> None:
+    score = lite_inspector.inspect(bad_part, lite_profile).score
+    below = math.nextafter(score, -math.inf)
+    rule = replace(lite_profile.threshold, value=score, review=below)
+
+    result = lite_inspector.inspect(bad_part, replace(lite_profile, threshold=rule))
+
+    assert result.verdict == "review"
+    assert (result.threshold, result.review_threshold) == (score, below)
+    assert result.to_dict()["review_threshold"] == below
 
 
 def test_regions_use_the_pixel_threshold_and_the_images_own_pixels(
@@ -114,7 +128,7 @@ def test_regions_use_the_pixel_threshold_and_the_images_own_pixels(
     anomaly_map = lite_inspector.inspect(bad_part, lite_profile).anomaly_map
     limit = 0.5 * float(np.median(anomaly_map) + anomaly_map.max())
     assert 0 < (anomaly_map > limit).sum() < 0.5 * anomaly_map.size
-    rule = replace(lite_profile.threshold, value=99.0, pixel_value=limit)
+    rule = replace(lite_profile.threshold, value=99.0, review=99.0, pixel_value=limit)
     profile = replace(lite_profile, threshold=rule)
     large = np.repeat(np.repeat(bad_part, 3, axis=0), 2, axis=1)
 

@@ -13,8 +13,9 @@ from cff_runtime.thresholds import (
 def test_the_formula_by_hand() -> None:
     threshold = choose_threshold([0.2, 0.5, 0.3], [2.0, 8.0, 4.0, 6.0], 3, margin=0.5)
 
-    assert threshold.value == pytest.approx(0.5 + 0.5 * (0.5 - 0.3))
-    assert threshold.pixel_value == pytest.approx(8.0 + 0.5 * (8.0 - 5.0))
+    assert threshold.value == pytest.approx(0.5 + 0.5 / 9 * 0.5)
+    assert threshold.pixel_value == pytest.approx(8.0 + 0.5 / 9 * 8.0)
+    assert threshold.review == threshold.value
     assert threshold.scores == (0.2, 0.5, 0.3)
     assert threshold.peaks == (2.0, 8.0, 4.0, 6.0)
     assert threshold.n_parts == 3
@@ -27,9 +28,19 @@ def test_without_margin_it_is_the_largest_score() -> None:
 
 
 def test_the_default_margin_is_used() -> None:
-    given = choose_threshold([0.2, 0.5, 0.3], [0.2, 0.5, 0.3], 3, DEFAULT_MARGIN)
+    given = choose_threshold([0.2, 0.5, 0.3], [0.2, 0.5, 0.3], 3, DEFAULT_MARGIN, at="now")
 
-    assert choose_threshold([0.2, 0.5, 0.3], [0.2, 0.5, 0.3], 3) == given
+    assert choose_threshold([0.2, 0.5, 0.3], [0.2, 0.5, 0.3], 3, at="now") == given
+
+
+def test_a_lone_image_s_own_bank_knows_nothing_of_other_parts() -> None:
+    threshold = choose_threshold([2.0, 3.0], [2.0, 3.0], 1, margin=0.0)
+
+    assert threshold.value == pytest.approx(1.42 * 3.0)
+
+
+def test_a_margin_raises_negative_scores_too() -> None:
+    assert choose_threshold([-2.0, -1.0], [-2.0, -1.0], 2, margin=1.0).value == -0.75
 
 
 @pytest.mark.parametrize(

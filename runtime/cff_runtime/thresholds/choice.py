@@ -98,14 +98,25 @@ def choose_threshold(
         If a score is not finite, there is none, a wish is not inside (0, 1), or false accepts are
         to be bounded without defective parts.
     """
-    _require_scores(scores, peaks, further, further_peaks, defects)
+    scores, peaks, further, further_peaks, defects = (
+        _finite(name, values)
+        for name, values in (
+            ("scores", scores),
+            ("peaks", peaks),
+            ("further", further),
+            ("further_peaks", further_peaks),
+            ("defects", defects),
+        )
+    )
+    if not scores or not peaks:
+        raise UsageError("`scores` and `peaks` must hold at least one good part's, got none")
     require_share("confidence", confidence)
     if max_false_accept is not None and not defects:
         raise UsageError(
             "`max_false_accept` must come with scores of defective parts, got none; "
             "give their images (`--defects`)"
         )
-    has_text_score = tuple(scores) != tuple(peaks)
+    has_text_score = scores != peaks
     evidence = _evidence(scores, n_parts, further, defects, hashes, has_text_score)
     low = default_limit(scores, n_parts, margin)
     if further:
@@ -140,8 +151,8 @@ def choose_threshold(
         pixel_value=pixel_value,
         method=method,
         n_parts=n_parts,
-        scores=tuple(scores),
-        peaks=tuple(peaks),
+        scores=scores,
+        peaks=peaks,
         expected_false_rejects=reject.expected,
         statement=statement,
         review=review,
@@ -149,25 +160,12 @@ def choose_threshold(
     )
 
 
-def _require_scores(
-    scores: Sequence[float],
-    peaks: Sequence[float],
-    further: Sequence[float],
-    further_peaks: Sequence[float],
-    defects: Sequence[float],
-) -> None:
-    if not len(scores) or not len(peaks):
-        raise UsageError("`scores` and `peaks` must hold at least one good part's, got none")
-    for name, values in (
-        ("scores", scores),
-        ("peaks", peaks),
-        ("further", further),
-        ("further_peaks", further_peaks),
-        ("defects", defects),
-    ):
-        for value in values:
-            if not math.isfinite(value):
-                raise UsageError(f"`{name}` must be finite, got {value}; run `cff-run verify`")
+def _finite(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    plain = tuple(float(value) for value in values)
+    for value in plain:
+        if not math.isfinite(value):
+            raise UsageError(f"`{name}` must be finite, got {value}; run `cff-run verify`")
+    return plain
 
 
 def _evidence(
