@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter_ns
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 from cff_runtime.backends import Backend, Encoding, open_backend
 from cff_runtime.bundle import Bundle
 from cff_runtime.enrolment import Progress, enroll_references
-from cff_runtime.errors import UsageError
+from cff_runtime.errors import ProfileError, UsageError
 from cff_runtime.finishing import fuse_maps, image_score
 from cff_runtime.imaging import load_image
 from cff_runtime.manifest import DEFAULT_PRECISION
 from cff_runtime.profile import Profile
+from cff_runtime.profile_history import now_utc, record
+from cff_runtime.references import Reference, ReferenceImage, find_reference, pixels_sha256
 from cff_runtime.regions import find_regions
 from cff_runtime.result import Result
 from cff_runtime.thresholds import DEFAULT_MARGIN
@@ -76,6 +79,11 @@ class Inspector:
         text_name: str | None = None,
         margin: float = DEFAULT_MARGIN,
         progress: Progress | None = None,
+        *,
+        further: Sequence[ImageLike] = (),
+        defects: Sequence[ImageLike] = (),
+        wishes: Mapping[str, float | None] = MappingProxyType({}),
+        max_bank: int | None = None,
     ) -> Profile:
         """Make a profile from K good parts.
 
@@ -92,6 +100,13 @@ class Inspector:
             Raises the threshold, see `cff_runtime.thresholds`.
         progress : callable, optional
             Called with (encoded images, images to encode).
+        further, defects : sequence of images, as `images`
+            Further good parts and defective ones: not remembered, they only set the threshold.
+        wishes : mapping, optional
+            ``max_false_reject``, ``max_false_accept`` and ``confidence``, see
+            `cff_runtime.thresholds.choose_threshold`.
+        max_bank : int, optional
+            Rows that a stage's memory bank may have; a larger one is compressed.
 
         Raises
         ------
@@ -100,22 +115,97 @@ class Inspector:
         ImageError
             If an image cannot be used.
         """
-        if isinstance(images, str | Path):
-            raise UsageError(f"`images` must be a list of images, got the path {str(images)!r}")
-        if len(images) == 0:
-            raise UsageError("`images` must hold at least one good part, got none")
+        _require_images(images)
         if not product.strip():
             raise UsageError("`product` must be a name, got an empty one")
         if not 0 <= margin < float("inf"):  # NaN fails too
             raise UsageError(f"`margin` must be 0 or more and finite, got {margin}")
-        manifest = self.bundle.manifest
         if text_name is None:
-            text_name = product if product in manifest.text.names else DEFAULT_TEXT_NAME
-        text = self.bundle.text_vectors(text_name)
-        references = [manifest.preprocessing(_as_array(image)) for image in images]
-        return enroll_references(
-            self._backend, manifest, references, product, text, text_name, margin, progress
+            known = self.bundle.manifest.text.names
+            text_name = product if product in known else DEFAULT_TEXT_NAME
+        profile = enroll_references(
+            self._backend,
+            self.bundle.manifest,
+            self._prepare_all(images),
+            product,
+            self.bundle.text_vectors(text_name),
+            text_name,
+            margin,
+            progress,
+            further=self._pixels(further),
+            defects=self._pixels(defects),
+            wishes=wishes,
+            max_bank=max_bank,
         )
+        return record(profile, "enroll", {"n_references": profile.n_references})
+
+    def add_normals(
+        self,
+        profile: Profile,
+        images: Sequence[ImageLike],
+        progress: Progress | None = None,
+        *,
+        further: Sequence[ImageLike] = (),
+        defects: Sequence[ImageLike] = (),
+    ) -> Profile:
+        """Append good parts to a profile and set its threshold again, as it was set before.
+
+        The profile is made anew from the images that it holds and the new ones.
+
+        Parameters
+        ----------
+        profile : Profile
+            Of this bundle; stays as it is.
+        images : sequence of paths or ndarrays of shape (h, w, 3), uint8
+            Good parts, at least one.
+        progress, further, defects
+            As in `enroll`. Further parts that set the threshold before are not in the profile
+            and count only if they are given again.
+
+        Raises
+        ------
+        UsageError
+            If there is no image.
+        ProfileMismatchError
+            If the profile belongs to another bundle, precision or preprocessing.
+        ProfileError
+            If the images that it holds are damaged.
+        ImageError
+            If an image cannot be used.
+        """
+        _require_images(images)
+        kept = self._stored(profile)
+        new = self._prepare_all(images)
+        extended = self._enroll_again(profile, [*kept, *new], progress, further, defects)
+        return record(extended, "add-normals", {"added": [one.reference.name for one in new]})
+
+    def remove_reference(
+        self,
+        profile: Profile,
+        which: str,
+        progress: Progress | None = None,
+        *,
+        further: Sequence[ImageLike] = (),
+        defects: Sequence[ImageLike] = (),
+    ) -> Profile:
+        """Take a reference out of a profile and set its threshold again; see `add_normals`.
+
+        Parameters
+        ----------
+        which : str
+            Name or number of the reference, from 1.
+
+        Raises
+        ------
+        UsageError
+            If there is no such reference, or no other one.
+        """
+        kept = self._stored(profile)
+        removed = kept.pop(find_reference(profile.references, which))
+        if not kept:
+            raise UsageError("a profile must keep at least one reference, this is the last one")
+        smaller = self._enroll_again(profile, kept, progress, further, defects)
+        return record(smaller, "remove", {"removed": [removed.reference.name]})
 
     def inspect(self, image: ImageLike, profile: Profile) -> Result:
         """Inspect one image.
@@ -192,6 +282,60 @@ class Inspector:
             review_threshold=limits.review if limits.review < limits.value else None,
         )
 
+    def _enroll_again(
+        self,
+        profile: Profile,
+        references: Sequence[ReferenceImage],
+        progress: Progress | None,
+        further: Sequence[ImageLike],
+        defects: Sequence[ImageLike],
+    ) -> Profile:
+        settings = dict(profile.settings)
+        max_bank = settings.pop("max_bank", None)
+        enrolled = enroll_references(
+            self._backend,
+            self.bundle.manifest,
+            references,
+            profile.product,
+            profile.text,
+            profile.text_name,
+            settings.pop("margin", None) or 0.0,
+            progress,
+            further=self._pixels(further),
+            defects=self._pixels(defects),
+            wishes=settings,
+            max_bank=None if max_bank is None else int(max_bank),
+        )
+        return dataclasses.replace(enrolled, history=profile.history)
+
+    def _stored(self, profile: Profile) -> list[ReferenceImage]:
+        """Return the images of a profile of this bundle."""
+        profile.require_bundle(self.bundle.manifest)
+        stored = []
+        for reference, pixels in zip(profile.references, profile.reference_images, strict=True):
+            if pixels_sha256(pixels) != reference.sha256:
+                raise ProfileError(
+                    f"image of reference {reference.name!r:.80} must have the hash that the "
+                    "profile names, and has another; the file was changed, enrol the product again"
+                )
+            stored.append(ReferenceImage(reference, pixels))
+        return stored
+
+    def _prepare_all(self, images: Sequence[ImageLike]) -> list[ReferenceImage]:
+        resize, at = self.bundle.manifest.preprocessing, now_utc()
+        prepared = []
+        for number, image in enumerate(images, start=1):
+            given = _as_array(image)
+            pixels = resize(given)
+            name = Path(image).name if isinstance(image, Path | str) else f"image {number}"
+            size = (given.shape[1], given.shape[0])
+            reference = Reference(name, pixels_sha256(pixels), at, size)
+            prepared.append(ReferenceImage(reference, pixels))
+        return prepared
+
+    def _pixels(self, images: Sequence[ImageLike]) -> list[NDArray[np.uint8]]:
+        return [self.bundle.manifest.preprocessing(_as_array(image)) for image in images]
+
     def _device_banks(self, profile: Profile) -> list[Any]:
         """Upload a profile's memory banks once; they go when the profile goes."""
         with self._banks_lock:
@@ -199,6 +343,13 @@ class Inspector:
                 profile.require_bundle(self.bundle.manifest)
                 self._banks[profile] = [self._backend.upload_bank(b) for b in profile.banks]
             return self._banks[profile]
+
+
+def _require_images(images: Sequence[ImageLike]) -> None:
+    if isinstance(images, str | Path):
+        raise UsageError(f"`images` must be a list of images, got the path {str(images)!r}")
+    if len(images) == 0:
+        raise UsageError("`images` must hold at least one good part, got none")
 
 
 def _milliseconds(names: Sequence[str], clock_ns: Sequence[int]) -> dict[str, float]:

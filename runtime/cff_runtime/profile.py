@@ -1,10 +1,13 @@
 """A profile: everything about one product, in one safetensors file.
 
-Tensors `bank_0` .. `bank_{S-1}` [M_s,C_s] float32 unit rows, reference by reference, and `text`
-[C,2] float32. Facts stand as JSON under the metadata key `cff_profile`.
+Tensors `bank_0` .. `bank_{S-1}` [M_s,C_s] float32 unit rows, reference by reference; `mean_0` ..
+[K,C_s] float32, the references' mean features; `text` [C,2] float32; `references` [K,H,W,3] uint8,
+the preprocessed reference images, from which the profile can be made anew on a box that has no
+parts at hand. Facts stand as JSON under the metadata key `cff_profile`.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +21,12 @@ from safetensors.numpy import save
 from cff_runtime.errors import ProfileError, ProfileMismatchError, UsageError
 from cff_runtime.jsonfields import parse_object, take, take_floats
 from cff_runtime.manifest import MAX_STAGES, Manifest
+from cff_runtime.origin import Origin
+from cff_runtime.references import Reference
 from cff_runtime.storage import atomic_write
 from cff_runtime.thresholds import Threshold
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = "cff_profile"
 MAX_BANK_BYTES = 1 << 34
 _UNIT_TOLERANCE = 1e-3
@@ -29,7 +34,7 @@ _UNIT_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """Memory bank, text vectors and threshold of one product.
+    """Memory bank, text vectors, references and threshold of one product.
 
     Attributes
     ----------
@@ -37,12 +42,18 @@ class Profile:
         Name of the product.
     bundle_id : str
         Id of the bundle that made the profile; no other bundle accepts it.
+    origin : Origin
+        What that bundle was, to say what another does otherwise.
     banks : tuple of S ndarrays of shape (M_s, C_s), float32
-        Unit rows, the N_s rows of the first reference first.
+        Unit rows, the N_s rows of the first reference first unless compressed.
+    means : tuple of S ndarrays of shape (K, C_s), float32
+        Mean features of the references, see `cff_runtime.product_check`.
     text : ndarray of shape (C, 2), float32
         Text vectors, column 0 normal, column 1 abnormal.
-    n_references : int
-        K.
+    reference_images : ndarray of shape (K, H, W, 3), uint8
+        The references as the encoder sees them, RGB.
+    references : tuple of K Reference
+        Where they came from.
     threshold : Threshold
         The decision rule and how it was set.
     display_range : tuple of float
@@ -51,20 +62,38 @@ class Profile:
         Factor of the map's maximum in the image score; used with a text tower only.
     text_name : str
         Class word of `text`.
-    history : tuple of dict
-        What was done to the profile and when.
+    product_limit : float
+        An image whose typical distance is above it looks like another product, see
+        `cff_runtime.product_check`.
+    settings : mapping
+        How the threshold is set again when references change, see `cff_runtime.enrolment`.
+    compression : mapping or None
+        How rows of the memory bank were left out; None where it is complete.
+    history : tuple of mapping
+        What was done to the profile and when, and the hash of the file that it replaced.
     """
 
     product: str
     bundle_id: str
+    origin: Origin
     banks: tuple[NDArray[np.float32], ...]
+    means: tuple[NDArray[np.float32], ...]
     text: NDArray[np.float32]
-    n_references: int
+    reference_images: NDArray[np.uint8]
+    references: tuple[Reference, ...]
     threshold: Threshold
     display_range: tuple[float, float]
     peak_scale: float
     text_name: str
-    history: tuple[dict[str, Any], ...]
+    product_limit: float
+    settings: Mapping[str, float | None]
+    compression: Mapping[str, Any] | None
+    history: tuple[Mapping[str, Any], ...]
+
+    @property
+    def n_references(self) -> int:
+        """K."""
+        return len(self.references)
 
     def save(self, path: Path | str) -> None:
         """Write the profile to a temporary file and rename it.
@@ -78,15 +107,21 @@ class Profile:
             "schema_version": SCHEMA_VERSION,
             "product": self.product,
             "bundle_id": self.bundle_id,
-            "n_references": self.n_references,
+            "origin": self.origin.to_dict(),
+            "references": [asdict(reference) for reference in self.references],
             "threshold": asdict(self.threshold),
             "display_range": list(self.display_range),
             "peak_scale": self.peak_scale,
             "text_name": self.text_name,
+            "product_limit": self.product_limit,
+            "settings": dict(self.settings),
+            "compression": None if self.compression is None else dict(self.compression),
             "history": list(self.history),
         }
-        tensors = {f"bank_{stage}": bank for stage, bank in enumerate(self.banks)}
+        tensors: dict[str, NDArray[Any]] = {f"bank_{s}": bank for s, bank in enumerate(self.banks)}
+        tensors |= {f"mean_{s}": mean for s, mean in enumerate(self.means)}
         tensors["text"] = self.text
+        tensors["references"] = self.reference_images
         contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         atomic_write(Path(path), save(contiguous, metadata={METADATA_KEY: json.dumps(facts)}))
 
@@ -139,7 +174,7 @@ class Profile:
             raise self._mismatch(manifest)
         expected = [stage.width for stage in manifest.stages]
         got = [bank.shape[1] for bank in self.banks]
-        if got != expected:
+        if got != expected or [mean.shape[1] for mean in self.means] != expected:
             raise ProfileMismatchError(
                 f"memory banks of `{self.product}` must have widths {expected}, got {got}; "
                 "enrol the product again"
@@ -151,72 +186,122 @@ class Profile:
             )
 
     def _mismatch(self, manifest: Manifest) -> ProfileMismatchError:
+        differences = self.origin.differences(manifest) or ["another scorer or another schema"]
         return ProfileMismatchError(
             f"profile of `{self.product}` belongs to bundle {self.bundle_id[:12]}, "
-            f"this is bundle {manifest.id[:12]} (another encoder, precision or "
-            "preprocessing); enrol the product again with this bundle"
+            f"this is bundle {manifest.id[:12]}: {'; '.join(differences)}; "
+            "enrol the product again with this bundle"
         )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if METADATA_KEY not in metadata:
                 raise ProfileError("must be a profile, this safetensors file is none")
+            facts = parse_object(metadata[METADATA_KEY], "metadata", ProfileError)
+            _require_schema(facts)
             names = list(file.keys())
             _check_types({name: file.get_slice(name) for name in names})
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise ProfileError(f"must be a complete safetensors file: {error}") from error
-    return parse_object(metadata[METADATA_KEY], "metadata", ProfileError), tensors
+    return facts, tensors
+
+
+def _require_schema(facts: Mapping[str, Any]) -> None:
+    version = take(facts, "schema_version", int, ProfileError)
+    if version != SCHEMA_VERSION:
+        older = ", it was made by an earlier version and holds no references"
+        raise ProfileError(
+            f"`schema_version` must be {SCHEMA_VERSION}, got {version}"
+            f"{older if version == 1 else ''}"
+        )
 
 
 def _check_types(slices: Mapping[str, Any]) -> None:
-    """Refuse, before anything is read, what is no float32 matrix or takes too much memory."""
+    """Refuse, before anything is read, what has a wrong type or takes too much memory."""
     n_bytes = 0
     for name, tensor in slices.items():
         dtype, shape = tensor.get_dtype(), tensor.get_shape()
-        if dtype != "F32" or len(shape) != 2:
+        if name == "references":
+            if dtype != "U8" or len(shape) != 4 or shape[3] != 3:
+                raise ProfileError(f"`{name}` must be uint8 [K,H,W,3], got {dtype} {shape}")
+        elif dtype != "F32" or len(shape) != 2:
             raise ProfileError(f"`{name}` must be a float32 matrix, got {dtype} {shape}")
-        n_bytes += 4 * shape[0] * shape[1]
+        n_bytes += math.prod(shape) * (1 if dtype == "U8" else 4)
     if n_bytes > MAX_BANK_BYTES:
         raise ProfileError(f"tensors must take at most {MAX_BANK_BYTES} bytes, got {n_bytes}")
 
 
-def _parse(facts: dict[str, Any], tensors: dict[str, NDArray[np.float32]]) -> Profile:
-    version = take(facts, "schema_version", int, ProfileError)
-    if version != SCHEMA_VERSION:
-        raise ProfileError(f"`schema_version` must be {SCHEMA_VERSION}, got {version}")
-    text = tensors.pop("text", None)
-    n_stages = len(tensors)
-    names = [f"bank_{stage}" for stage in range(n_stages)]
-    if text is None or not 1 <= n_stages <= MAX_STAGES or set(names) != set(tensors):
-        raise ProfileError("tensors must be `text` and `bank_0` to `bank_{S-1}`")
-    if not np.isfinite(text).all():
+def _parse(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Profile:
+    text, images = tensors.pop("text", None), tensors.pop("references", None)
+    n_stages = len(tensors) // 2
+    names = {f"{kind}_{stage}" for kind in ("bank", "mean") for stage in range(n_stages)}
+    complete = text is not None and images is not None
+    if not complete or not 1 <= n_stages <= MAX_STAGES or names != set(tensors):
+        raise ProfileError(
+            "tensors must be `text`, `references`, and `bank_0` and `mean_0` to `bank_{S-1}` and "
+            "`mean_{S-1}`"
+        )
+    if text is None or not np.isfinite(text).all():
         raise ProfileError("`text` must be finite")
-    for name in names:
-        norms = np.linalg.norm(tensors[name], axis=1)
-        if not norms.size or not np.abs(norms - 1.0).max() <= _UNIT_TOLERANCE:  # NaN fails too
-            raise ProfileError(f"rows of `{name}` must have unit length")
-    n_references = take(facts, "n_references", int, ProfileError)
-    if n_references < 1:
-        raise ProfileError(f"`n_references` must be 1 or more, got {n_references}")
+    origin = Origin.from_dict(take(facts, "origin", dict, ProfileError))
+    references = take(facts, "references", list, ProfileError)
+    expected = (len(references), *origin.size, 3)
+    if images is None or not references or images.shape != expected:
+        raise ProfileError(
+            f"tensor `references` must hold an image of every entry of `references`, {expected}, "
+            f"got {None if images is None else images.shape}"
+        )
+    if any(len(tensors[f"mean_{stage}"]) != len(references) for stage in range(n_stages)):
+        raise ProfileError(f"`mean_s` must have a row of each of {len(references)} references")
     display = take_floats(facts, "display_range", ProfileError)
     if len(display) != 2 or not display[0] < display[1]:
         raise ProfileError(f"`display_range` must be two rising numbers, got {display!r:.80}")
-    history = take(facts, "history", list, ProfileError)
-    if not all(isinstance(entry, dict) for entry in history):
-        raise ProfileError(f"every entry of `history` must be an object, got {history!r:.80}")
     return Profile(
         product=take(facts, "product", str, ProfileError),
         bundle_id=take(facts, "bundle_id", str, ProfileError),
-        banks=tuple(tensors[name] for name in names),
+        origin=origin,
+        banks=tuple(_unit_rows(tensors, f"bank_{stage}") for stage in range(n_stages)),
+        means=tuple(_unit_rows(tensors, f"mean_{stage}") for stage in range(n_stages)),
         text=text,
-        n_references=n_references,
+        reference_images=images,
+        references=tuple(Reference.from_dict(entry) for entry in references),
         threshold=Threshold.from_dict(take(facts, "threshold", dict, ProfileError)),
         display_range=(display[0], display[1]),
         peak_scale=take(facts, "peak_scale", float, ProfileError),
         text_name=take(facts, "text_name", str, ProfileError),
-        history=tuple(history),
+        product_limit=take(facts, "product_limit", float, ProfileError),
+        settings=_parse_settings(take(facts, "settings", dict, ProfileError)),
+        compression=_parse_compression(facts),
+        history=_parse_history(take(facts, "history", list, ProfileError)),
     )
+
+
+def _unit_rows(tensors: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
+    rows = tensors[name]
+    norms = np.linalg.norm(rows, axis=1)
+    if not norms.size or not np.abs(norms - 1.0).max() <= _UNIT_TOLERANCE:  # NaN fails too
+        raise ProfileError(f"rows of `{name}` must have unit length")
+    return rows
+
+
+def _parse_settings(fields: Mapping[str, Any]) -> dict[str, float | None]:
+    return {
+        name: None if value is None else take(fields, name, float, ProfileError)
+        for name, value in fields.items()
+    }
+
+
+def _parse_compression(facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if facts.get("compression", "") is None:
+        return None
+    return take(facts, "compression", dict, ProfileError)
+
+
+def _parse_history(entries: list[Any]) -> tuple[Mapping[str, Any], ...]:
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ProfileError(f"every entry of `history` must be an object, got {entries!r:.80}")
+    return tuple(entries)

@@ -1,0 +1,30 @@
+"""Opening an inspector from a command's arguments."""
+
+import argparse
+import logging
+
+from cff_runtime.backends import open_backend
+from cff_runtime.bundle import Bundle
+from cff_runtime.inspector import Inspector
+
+# hold fp16 tensors, which ONNX Runtime widens on the CPU and never rounds
+_GPU_PRECISIONS = ("fp16", "int8-qdq")
+log = logging.getLogger(__name__)
+
+
+def open_inspector(arguments: argparse.Namespace, bundle: Bundle) -> Inspector:
+    """Load a bundle's graphs as ``--backend``, ``--provider`` and ``--threads`` say.
+
+    Raises
+    ------
+    UsageError, BackendError, MissingDependencyError
+        As `cff_runtime.backends.open_backend`.
+    """
+    precision = bundle.manifest.precision
+    if arguments.provider == "cpu" and precision in _GPU_PRECISIONS:
+        log.warning(
+            "note: on the CPU, ONNX Runtime computes %s in fp32: not the answers of a GPU",
+            precision,
+        )
+    options = {"provider": arguments.provider, "threads": arguments.threads}
+    return Inspector(bundle, open_backend(arguments.backend, bundle, options))
