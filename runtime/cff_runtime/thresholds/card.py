@@ -5,8 +5,9 @@ A mapping that is kept in the profile as JSON:
 date          UTC, ISO 8601
 method        as `Threshold.method`
 n             how many ``references``, ``augmentations``, ``further`` good and ``defective`` parts
-scores        ``references`` (left out), ``augmentations``, ``further``, ``defective``
-data          sha256 of the image files of ``further`` and ``defective``, where known
+scores        ``references`` (left out), ``augmentations``, ``further``, ``defective``; with a text
+              tower also ``further_peaks``, map maxima
+data          sha256 of the preprocessed pixels of ``further`` and ``defective``, where known
 wishes        ``max_false_reject``, ``max_false_accept`` (null if not wished), ``confidence``
 risk          ``expected_false_rejects``, ``false_rejects`` and ``false_accepts`` (bounds that hold
               with the confidence; null where there is none), ``supported``: whether every wish is
@@ -75,8 +76,10 @@ class Evidence:
         Of the references left out (none for K = 1) and of the augmentations.
     further, defective : tuple of float
         Of further good parts and of defective ones, never in the memory bank.
+    further_peaks : tuple of float
+        Map maxima of further good parts; they count with a text tower.
     hashes : mapping of str to sequence of str
-        sha256 of the image files of ``further`` and ``defective``, where known.
+        sha256 of the preprocessed pixels of ``further`` and ``defective``, where known.
     has_text_score : bool
         Whether a text tower has a share in the scores.
     """
@@ -85,6 +88,7 @@ class Evidence:
     augmentations: tuple[float, ...]
     further: tuple[float, ...] = ()
     defective: tuple[float, ...] = ()
+    further_peaks: tuple[float, ...] = ()
     hashes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     has_text_score: bool = False
 
@@ -118,6 +122,8 @@ def make_card(
         "defective": list(evidence.defective),
     }
     counts = {name: len(values) for name, values in scores.items()}
+    if evidence.has_text_score:
+        scores["further_peaks"] = list(evidence.further_peaks)
     return {
         "date": at or now(),
         "method": method,

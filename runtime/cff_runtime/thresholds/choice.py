@@ -117,7 +117,7 @@ def choose_threshold(
             "give their images (`--defects`)"
         )
     has_text_score = scores != peaks
-    evidence = _evidence(scores, n_parts, further, defects, hashes, has_text_score)
+    evidence = _evidence(scores, n_parts, further, further_peaks, defects, hashes, has_text_score)
     low = default_limit(scores, n_parts, margin)
     if further:
         reject = _from_further(low, further, n_parts, max_false_reject, confidence)
@@ -172,6 +172,7 @@ def _evidence(
     scores: Sequence[float],
     n_parts: int,
     further: Sequence[float],
+    further_peaks: Sequence[float],
     defects: Sequence[float],
     hashes: Mapping[str, Sequence[str]] | None,
     has_text_score: bool,
@@ -182,6 +183,7 @@ def _evidence(
         augmentations=tuple(scores[n_left_out:]),
         further=tuple(further),
         defective=tuple(defects),
+        further_peaks=tuple(further_peaks),
         hashes=hashes or {},
         has_text_score=has_text_score,
     )

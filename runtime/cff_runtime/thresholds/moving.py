@@ -119,6 +119,7 @@ def _evidence_of(threshold: Threshold) -> Evidence:
         augmentations=threshold.augmentation_scores,
         further=threshold.card_scores("further"),
         defective=threshold.card_scores("defective"),
+        further_peaks=threshold.card_scores("further_peaks"),
         hashes=hashes_of(threshold),
         has_text_score=threshold.scores != threshold.peaks,
     )

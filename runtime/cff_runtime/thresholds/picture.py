@@ -5,6 +5,7 @@ shows what becomes of a score: green passes, amber is for review, red is rejecte
 """
 
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -102,9 +103,7 @@ def _draw_ground(
 ) -> None:
     review, value = _column(threshold.review, span), _column(threshold.value, span)
     edges = (_LEFT_PX, review, value, _WIDTH_PX - _RIGHT_PX)
-    for (start, stop), rgb in zip(
-        zip(edges, edges[1:], strict=False), VERDICT_RGB.values(), strict=True
-    ):
+    for (start, stop), rgb in zip(pairwise(edges), VERDICT_RGB.values(), strict=True):
         tint = _GROUND * np.array(rgb) + (1.0 - _GROUND) * 255.0
         canvas[_TOP_PX:bottom, start:stop] = np.rint(tint).astype(np.uint8)
 
@@ -122,7 +121,7 @@ def _draw_row(
     cv2.line(canvas, (_LEFT_PX, base), (_WIDTH_PX - _RIGHT_PX, base), _FAINT_RGB, 1)
     if len(scores) > _MOST_DOTS:
         counts, edges = np.histogram(scores, _N_BINS, span)
-        for count, start, stop in zip(counts, edges, edges[1:], strict=False):
+        for count, start, stop in zip(counts, edges[:-1], edges[1:], strict=True):
             top = base - round(float(count / counts.max()) * (_ROW_PX - 12))
             if count:
                 corner = (_column(float(start), span), min(top, base - 2))

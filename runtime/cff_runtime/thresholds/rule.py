@@ -1,7 +1,7 @@
 """The rule of thumb for a threshold from the references alone.
 
     base  = max(scores)                     K > 1: references left out, and augmentations
-    base  = 1.42 max(scores)                K = 1: augmentations, against the bank of their own image
+    base  = 1.42 max(scores)                K = 1: augmentations, against their own image's bank
     limit = base + margin / K^2 * |base|    margin 0.2 by default
 
 The more references, the nearer the largest of their scores lies to what good parts reach, so the
