@@ -159,15 +159,14 @@ def format_curve(curve: "Curve", sentence: str) -> str:
         if quantity.name not in curve.points[0].estimates:
             continue
         lines.append(
-            f"{quantity.label:14}  {'K':>3}  held out  {'mean':20}{'90% of draws':16}one more brings"
+            f"{quantity.label:14} {'K':>3}  held out  {'mean':20}{'90% of draws':16}one more brings"
         )
         for point in curve.points:
             value, gain = point.estimates[quantity.name], point.gains.get(quantity.name)
             draws = f"{100 * value.draws_low:.0f} to {100 * value.draws_high:.0f}%"
             brings = "-" if gain is None else points_interval(gain)
-            lines.append(
-                f"{'':14}  {point.k:3}  {point.n_held_out:8}  {interval(value):20}{draws:16}{brings}"
-            )
+            row = f"{'':14} {point.k:3}  {point.n_held_out:8}  {interval(value):20}"
+            lines.append(f"{row}{draws:16}{brings}")
     spread = ", ".join(
         f"{point.score_mean:.3f} +- {point.score_spread:.3f} (K = {point.k})"
         for point in curve.points
