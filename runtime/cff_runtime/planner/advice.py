@@ -43,14 +43,15 @@ def closest(candidates: Sequence[Candidate], least: int, budget: Budget) -> tupl
         median = best.time.predict_ms(least) - best.time.tail_ms
         if median <= budget.cycle_ms:
             notes.append(
-                f"its median would hold ({median:.1f} ms): the other {best.time.tail_ms:.1f} ms are "
-                "what else this box does; stop that, leave it a core (`--threads`), or accept a "
+                f"its median would hold ({median:.1f} ms): the other {best.time.tail_ms:.1f} ms "
+                "are what else this box does; stop that, leave it a core (`--threads`), or accept a "
                 "lower `--percentile`"
             )
         else:
             notes.append(
                 "a faster precision or provider would help (`cff-run doctor BUNDLE`), a bundle "
-                "exported at a smaller image size, or a smaller backbone; fewer references would not"
+                "exported at a smaller image size, or a smaller backbone; fewer references would "
+                "not"
             )
     sized = [(c.memory.predict_bytes(least), c) for c in candidates if c.memory]
     if budget.memory_bytes is not None and sized:
@@ -58,8 +59,8 @@ def closest(candidates: Sequence[Candidate], least: int, budget: Budget) -> tupl
         if n_bytes > budget.memory_bytes:
             notes.append(
                 f"closest in memory: {smallest.precision} with {least} rows a stage, "
-                f"{n_bytes / MEGABYTE:.0f} MB predicted of {budget.memory_bytes / MEGABYTE:.0f} MB, "
-                "most of it the encoder and the program; a smaller backbone would help"
+                f"{n_bytes / MEGABYTE:.0f} MB predicted of {budget.memory_bytes / MEGABYTE:.0f} "
+                "MB, most of it the encoder and the program; a smaller backbone would help"
             )
     if not notes:
         notes.append("time and memory are held by different precisions, but by none both")
