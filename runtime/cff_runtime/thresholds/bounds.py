@@ -36,10 +36,18 @@ the same probability:
 which is the argument of the jackknife-minmax (Barber, Candes, Ramdas, Tibshirani, Annals of
 Statistics 49, 2021). A threshold above that score, such as one with augmentations or a margin,
 keeps the bound. It is pessimistic, since banks of K - 1 give larger scores. It speaks of the mean
-over enrolments only: no bound of kind (2) follows. Two things break its premise and leave it an
-approximation: a text tower, whose `peak_scale` is set from the references' own maps, and a memory
-bank that was compressed after the references were scored. Parts of their own, (1) and (2), are
-immune to both: they meet the same bank and scale as every later part.
+over enrolments only: no bound of kind (2) follows. A memory bank that is compressed need not shrink
+when a part leaves, so that (3) is an approximation there.
+
+Text tower. The score is (t + c m) / 2 with the text score t, the map's maximum m and a scale c that
+the references set, so that it is not the same function for all K + 1 parts: simulated with the
+largest score, the next part exceeds it up to a quarter more often than (3) allows. But t does not
+depend on any bank and m obeys (3), so that whatever c is
+
+    P(S > (largest t + c largest m) / 2) <= 2 / (K + 1)                         (4)
+
+since one of both must exceed its largest. Parts of their own, (1) and (2), need no such care: they
+meet the same bank and scale as every later part.
 """
 
 import math

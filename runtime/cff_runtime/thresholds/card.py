@@ -27,9 +27,9 @@ LEFT_OUT = (
     "references are scored against the other references, which makes the bound pessimistic; it "
     "holds for the mean over enrolments and for a memory bank that was not compressed"
 )
-APPROXIMATE_WITH_TEXT = (
-    "the map's share in the score is scaled by the references themselves, so that the bound is "
-    "approximate until it rests on further good parts"
+TEXT_APART = (
+    "text score and map are bounded each by itself, which doubles the bound until it rests on "
+    "further good parts"
 )
 SAME_PROFILE = (
     "further parts are scored with this memory bank and are in it neither now nor later; after a "
@@ -153,7 +153,7 @@ def _assumptions(method: str, evidence: Evidence, risk: Risk) -> list[str]:
     elif evidence.references:
         said.append(LEFT_OUT)
         if evidence.has_text_score:
-            said.append(APPROXIMATE_WITH_TEXT)
+            said.append(TEXT_APART)
     if method == "by-hand":
         said.append(IN_SIGHT)
     if risk.false_accepts is not None:

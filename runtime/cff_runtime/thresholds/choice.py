@@ -7,7 +7,8 @@ there is no other bank: only its augmentations are scored, against its own bank.
 
 Without further parts a rule of thumb sets the threshold (`cff_runtime.thresholds.rule`); with K > 1
 it is never below the largest score of a reference left out, so that equation (3) of
-`cff_runtime.thresholds.bounds` promises expected false rejects of at most 1 / (K + 1).
+`cff_runtime.thresholds.bounds` promises expected false rejects of at most 1 / (K + 1). With a text
+tower it is never below the limit of equation (4), for 2 / (K + 1).
 
 Further good parts, scored like any later part, carry a bound of their own, equations (1) and (2):
 the threshold is the largest of their scores or, if a wish `max_false_reject` permits, the lowest of
@@ -34,7 +35,7 @@ from cff_runtime.thresholds.bounds import (
     upper_share,
 )
 from cff_runtime.thresholds.card import Evidence, Risk, make_card
-from cff_runtime.thresholds.rule import DEFAULT_MARGIN, default_limit
+from cff_runtime.thresholds.rule import DEFAULT_MARGIN, default_limit, text_apart_limit
 from cff_runtime.thresholds.threshold import Threshold, rank_largest
 
 _MOST_PARTS = 10**7  # more are not worth asking for
@@ -118,11 +119,15 @@ def choose_threshold(
         )
     has_text_score = scores != peaks
     evidence = _evidence(scores, n_parts, further, further_peaks, defects, hashes, has_text_score)
-    low = default_limit(scores, n_parts, margin)
+    low, expected = default_limit(scores, n_parts, margin), 1.0
+    if n_parts > 1:
+        expected = (2.0 if has_text_score else 1.0) / (n_parts + 1)
+        if has_text_score:
+            low = max(low, text_apart_limit(scores[:n_parts], peaks[:n_parts], peaks))
     if further:
-        reject = _from_further(low, further, n_parts, max_false_reject, confidence)
+        reject = _from_further(low, expected, further, n_parts, max_false_reject, confidence)
     else:
-        reject = _from_references(low, n_parts, max_false_reject, confidence)
+        reject = _from_references(low, expected, n_parts, max_false_reject, confidence)
     accept = _from_defects(defects, max_false_accept, confidence)
     value, review, statement = _combine(reject, accept, max_false_reject is not None, evidence)
     pixel_value = review
@@ -189,8 +194,9 @@ def _evidence(
     )
 
 
-def _from_references(limit: float, n_parts: int, wish: float | None, confidence: float) -> _Side:
-    expected = 1.0 / (n_parts + 1) if n_parts > 1 else 1.0
+def _from_references(
+    limit: float, expected: float, n_parts: int, wish: float | None, confidence: float
+) -> _Side:
     if n_parts > 1:
         statement = (
             f"expected false rejects <= {percent(expected)}: the most that {n_parts} good "
@@ -208,8 +214,14 @@ def _from_references(limit: float, n_parts: int, wish: float | None, confidence:
 
 
 def _from_further(
-    low: float, further: Sequence[float], n_parts: int, wish: float | None, confidence: float
+    low: float,
+    low_expected: float,
+    further: Sequence[float],
+    n_parts: int,
+    wish: float | None,
+    confidence: float,
 ) -> _Side:
+    """Return the limit of n further parts; `low` and `low_expected` are the references'."""
     n = len(further)
     rank = 1
     if wish is not None:
@@ -221,7 +233,7 @@ def _from_further(
     expected = rank / (n + 1)
     if n < n_parts and (wish is None or not supported):
         limit = max(limit, low)
-        expected = 1.0 / (n_parts + 1)
+        expected = min(expected, low_expected)
     bound = upper_share(rank - 1, n, confidence)
     statement = (
         f"false rejects <= {percent(bound)} with {_confident(confidence)} from {_count(n, 'good')} "

@@ -2,7 +2,7 @@
 
 The person sees the scores, so that the rank is not fixed beforehand and the bounds of
 `upper_share_in_sight` apply. From references alone only what lies at or above their largest score
-keeps a promise, the same 1 / (K + 1).
+(with a text tower, the limit of equation (4) of `bounds`) keeps a promise, the same as before.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from cff_runtime.thresholds.bounds import (
     upper_share_in_sight,
 )
 from cff_runtime.thresholds.card import Evidence, Risk, make_card
+from cff_runtime.thresholds.rule import text_apart_limit
 from cff_runtime.thresholds.threshold import Threshold
 
 BY_HAND = "by-hand"
@@ -68,7 +69,8 @@ def move_threshold(
             "give `--reject` as well"
         )
     evidence = _evidence_of(threshold)
-    risk, statement = _risk(evidence, threshold.n_parts, value, review, confidence)
+    kept = _kept_promise(threshold, evidence, value)
+    risk, statement = _risk(evidence, kept, value, review, confidence)
     wishes = {
         "max_false_reject": None,
         "max_false_accept": None,
@@ -125,19 +127,31 @@ def _evidence_of(threshold: Threshold) -> Evidence:
     )
 
 
+def _kept_promise(threshold: Threshold, evidence: Evidence, value: float) -> float:
+    """Return the expected share that the references alone promise for a threshold."""
+    n = threshold.n_parts
+    if n < 2 or value < max(evidence.references):
+        return 1.0
+    if not evidence.has_text_score:
+        return 1.0 / (n + 1)
+    limit = text_apart_limit(evidence.references, threshold.peaks[:n], threshold.peaks)
+    return 2.0 / (n + 1) if value >= limit else 1.0
+
+
 def _risk(
-    evidence: Evidence, n_parts: int, value: float, review: float, confidence: float
+    evidence: Evidence, kept: float, value: float, review: float, confidence: float
 ) -> tuple[Risk, str]:
-    """State what two thresholds promise that were chosen with the scores in sight."""
+    """State what two thresholds promise that were chosen with the scores in sight.
+
+    `kept` is what the references alone promise.
+    """
     good = evidence.further or evidence.references
     n_above = sum(score > value for score in good)
-    bound, expected = None, 1.0
+    bound, expected = None, kept
     if evidence.further:
         bound = upper_share_in_sight(n_above, len(good), confidence)
         # E[p] <= 1 (1 - y) + bound y; a threshold above all scores keeps the bound of the largest
         expected = min(1.0, bound + 1.0 - confidence) if n_above else 1.0 / (len(good) + 1)
-    elif good and not n_above:
-        expected = 1.0 / (n_parts + 1)
     kind = "further good parts" if evidence.further else "references left out"
     said = f"set by hand: {n_above} of {len(good)} {kind} are above it" if good else "set by hand"
     if bound is not None:

@@ -18,6 +18,8 @@ part. `docs/thresholds.md` tells what it gives on products that had no part in t
 
 from collections.abc import Sequence
 
+from cff_runtime.finishing import peak_scale_of
+
 DEFAULT_MARGIN = 0.2
 _OWN_BANK_FACTOR = 1.42
 
@@ -36,3 +38,21 @@ def default_limit(values: Sequence[float], n_parts: int, margin: float) -> float
     if n_parts == 1:
         base += (_OWN_BANK_FACTOR - 1.0) * abs(base)
     return float(base + margin / n_parts**2 * abs(base))
+
+
+def text_apart_limit(
+    scores: Sequence[float], peaks: Sequence[float], all_peaks: Sequence[float]
+) -> float:
+    """Return the limit of equation (4) of `cff_runtime.thresholds.bounds`.
+
+    Parameters
+    ----------
+    scores, peaks : sequence of float
+        Image scores and map maxima of the references left out, with a text tower. The text scores
+        follow from them, as `cff_runtime.finishing.image_score` puts both together.
+    all_peaks : sequence of float
+        Map maxima that set the scale, those of the augmentations too.
+    """
+    scale = peak_scale_of(all_peaks)
+    text = max(2.0 * score - scale * peak for score, peak in zip(scores, peaks, strict=True))
+    return 0.5 * (text + scale * max(peaks))
