@@ -6,16 +6,20 @@ from cff_runtime.planner.budget import MEGABYTE, Budget
 from cff_runtime.planner.plan import Candidate, Plan
 from cff_runtime.profile import Profile
 
+MAX_SLOWDOWN = 1.25  # of the encoder, which the plan does not change
+
 
 def remarks(plan: Plan, profile: Profile) -> tuple[str, ...]:
     """Return what a plan does not say of itself; `profile` is the old one."""
     notes = []
     assert plan.measured is not None
-    if not plan.holds:
+    if not plan.holds and plan.slowdown > MAX_SLOWDOWN:
         notes.append(
-            "the plan held in the model and not when measured: the box was busier, or is close "
-            "to its limit; measure again with more `--seconds`, or allow more"
+            f"the box has become slower since it was measured: its encoder took {plan.slowdown:.1f} "
+            "times as long; no bank is at fault, plan again on a box that is otherwise idle"
         )
+    elif not plan.holds:
+        notes.append("the plan held in the model and not when measured: allow more, or plan again")
     n, percentile = plan.measured.n, plan.budget.percentile
     if n < 100.0 / (100.0 - percentile):
         notes.append(
@@ -44,8 +48,8 @@ def closest(candidates: Sequence[Candidate], least: int, budget: Budget) -> tupl
         if median <= budget.cycle_ms:
             notes.append(
                 f"its median would hold ({median:.1f} ms): the other {best.time.tail_ms:.1f} ms "
-                "are what else this box does; stop that, leave it a core (`--threads`), or accept a "
-                "lower `--percentile`"
+                "are what else this box does; stop that, leave it a core (`--threads`), or accept "
+                "a lower `--percentile`"
             )
         else:
             notes.append(

@@ -89,6 +89,14 @@ class Plan:
         in_time = cycle is None or self.measured.percentile_ms <= cycle
         return in_time and (memory is None or (self.measured_bytes or 0) <= memory)
 
+    @property
+    def slowdown(self) -> float:
+        """How much longer the encoder took when the plan was measured than when it was made."""
+        if self.chosen is None or self.measured is None:
+            return 1.0
+        before = self.chosen.whole.stages_ms["encode"]
+        return self.measured.stages_ms["encode"] / before if before > 0.0 else 1.0
+
     def to_dict(self) -> dict[str, Any]:
         """Return all but the profile, ready for JSON."""
         return {
@@ -111,6 +119,7 @@ class Plan:
             "measured": self.measured and asdict(self.measured),
             "predicted_bytes": self.predicted_bytes,
             "measured_bytes": self.measured_bytes,
+            "slowdown": self.slowdown,
             "loss": self.loss and self.loss.to_dict(),
             "notes": self.notes,
         }
