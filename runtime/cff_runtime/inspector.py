@@ -19,6 +19,7 @@ from cff_runtime.errors import ProfileError, UsageError
 from cff_runtime.finishing import fuse_maps, image_score
 from cff_runtime.imaging import load_image
 from cff_runtime.manifest import DEFAULT_PRECISION
+from cff_runtime.product_check import mean_features, product_distance
 from cff_runtime.profile import Profile
 from cff_runtime.profile_history import now_utc, record
 from cff_runtime.references import Reference, ReferenceImage, find_reference, pixels_sha256
@@ -270,6 +271,7 @@ class Inspector:
         score = image_score(float(anomaly_map.max()), encoding.text_score, profile.peak_scale)
         limits = profile.threshold
         regions = find_regions(anomaly_map, limits.pixel_value, size)
+        warning = self._product_warning(encoding, profile)
         clock.append(perf_counter_ns())
         return Result(
             score=score,
@@ -280,6 +282,17 @@ class Inspector:
             text_score=encoding.text_score,
             stages_ms=_milliseconds(("search", "finish"), clock),
             review_threshold=limits.review if limits.review < limits.value else None,
+            warning=warning,
+        )
+
+    def _product_warning(self, encoding: Encoding, profile: Profile) -> str | None:
+        features = [self._backend.download(handle) for handle in encoding.features]
+        distance = product_distance(mean_features(features), profile.means)
+        if distance <= profile.product_limit:
+            return None
+        return (
+            f"looks like another product than `{profile.product}`: as a whole it differs from the "
+            f"references by {distance:.1f}, usual is {profile.product_limit:.1f} at most"
         )
 
     def _enroll_again(

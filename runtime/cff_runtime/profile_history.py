@@ -150,6 +150,8 @@ def undo(path: Path | str) -> Path:
         sync_folder(path.parent)
         version.unlink()
         sync_folder(version.parent)
+        with contextlib.suppress(OSError):  # it holds more versions
+            version.parent.rmdir()
     return version
 
 

@@ -1,10 +1,12 @@
 """What a profile is, and what differs between two, in words and as JSON."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from cff_runtime.profile import Profile
+from cff_runtime.references import Reference
 
 
 def describe_profile(profile: Profile) -> dict[str, Any]:
@@ -33,15 +35,13 @@ def compare_profiles(old: Profile, new: Profile) -> dict[str, Any]:
 
     References are the same if their pixels are; their scores are those of being left out.
     """
-    kept = {reference.sha256 for reference in old.references}
-    still = {reference.sha256 for reference in new.references}
     return {
         "product": _pair(old.product, new.product),
         "bundle_id": _pair(old.bundle_id, new.bundle_id),
         "precision": _pair(old.origin.precision, new.origin.precision),
         "n_references": _pair(old.n_references, new.n_references),
-        "references_added": [r.name for r in new.references if r.sha256 not in kept],
-        "references_removed": [r.name for r in old.references if r.sha256 not in still],
+        "references_added": _missing_in(old.references, new.references),
+        "references_removed": _missing_in(new.references, old.references),
         "bank_rows": _pair([len(b) for b in old.banks], [len(b) for b in new.banks]),
         "text_name": _pair(old.text_name, new.text_name),
         "threshold": _pair(old.threshold.value, new.threshold.value),
@@ -71,6 +71,17 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
     return "\n".join(lines) or "no difference"
 
 
+def _missing_in(some: Sequence[Reference], others: Sequence[Reference]) -> list[str]:
+    """Return the names of `others` that are not among `some`; twins count one by one."""
+    left = Counter(reference.sha256 for reference in some)
+    missing = []
+    for reference in others:
+        left[reference.sha256] -= 1
+        if left[reference.sha256] < 0:
+            missing.append(reference.name)
+    return missing
+
+
 def _pair(old: Any, new: Any) -> dict[str, Any]:
     return {"old": old, "new": new}
 
@@ -81,11 +92,14 @@ def _reference_scores(old: Profile, new: Profile) -> list[dict[str, Any]]:
     for profile in (old, new):
         scores = profile.threshold.reference_scores or (None,) * profile.n_references
         pairs = zip(profile.references, scores, strict=False)
-        sides.append({reference.sha256: (reference.name, score) for reference, score in pairs})
+        side: dict[str, tuple[str, float | None]] = {}
+        for reference, score in pairs:
+            side.setdefault(reference.sha256, (reference.name, score))
+        sides.append(side)
     nothing = (None, None)
     return [
         {
-            "name": (sides[1].get(key) or sides[0][key])[0],
+            "name": {**sides[0], **sides[1]}[key][0],
             **_pair(sides[0].get(key, nothing)[1], sides[1].get(key, nothing)[1]),
         }
         for key in dict.fromkeys([*sides[0], *sides[1]])

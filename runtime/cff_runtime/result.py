@@ -51,6 +51,8 @@ class Result:
         Milliseconds of preprocess, encode, search, finish, in this order.
     review_threshold : float or None
         The profile's review threshold, None where it has no band for review.
+    warning : str or None
+        Said where the image as a whole looks like another product; the verdict does not heed it.
     """
 
     score: float
@@ -61,6 +63,7 @@ class Result:
     text_score: float | None
     stages_ms: dict[str, float]
     review_threshold: float | None = None
+    warning: str | None = None
 
     @property
     def total_ms(self) -> float:
@@ -78,4 +81,5 @@ class Result:
             "regions": [asdict(region) for region in self.regions],
             "stages_ms": {name: round(ms, 3) for name, ms in self.stages_ms.items()},
             "total_ms": round(self.total_ms, 3),
+            "warning": self.warning,
         }
