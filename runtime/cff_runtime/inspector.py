@@ -201,8 +201,9 @@ class Inspector:
         UsageError
             If there is no such reference, or no other one.
         """
+        index = find_reference(profile.references, which)
         kept = self._stored(profile)
-        removed = kept.pop(find_reference(profile.references, which))
+        removed = kept.pop(index)
         if not kept:
             raise UsageError("a profile must keep at least one reference, this is the last one")
         smaller = self._enroll_again(profile, kept, progress, further, defects)

@@ -85,12 +85,13 @@ class Origin:
         weights in fp16 are another precision, not another encoder.
         """
         found = []
-        comparable = self.precision in manifest.precisions
+        comparable = self.precision in (manifest.precision, *manifest.variants)
         view = manifest.view(self.precision) if comparable else manifest
         if comparable and self.encoder_sha256 != _encoder_sha256(view):
             found.append("another encoder")
         if self.precision != manifest.precision:
-            have = "" if comparable else f", which has {', '.join(manifest.precisions)}"
+            known = self.precision in manifest.precisions
+            have = "" if known else f", which has {', '.join(manifest.precisions)}"
             found.append(
                 f"precision {self.precision}, not the {manifest.precision} of this bundle{have}"
             )
