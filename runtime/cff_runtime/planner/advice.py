@@ -15,8 +15,9 @@ def remarks(plan: Plan, profile: Profile) -> tuple[str, ...]:
     assert plan.measured is not None
     if not plan.holds and plan.slowdown > MAX_SLOWDOWN:
         notes.append(
-            f"the box has become slower since it was measured: its encoder took {plan.slowdown:.1f} "
-            "times as long; no bank is at fault, plan again on a box that is otherwise idle"
+            "the box has become slower since it was measured: its encoder took "
+            f"{plan.slowdown:.1f} times as long; no bank is at fault, plan again on a box "
+            "that is otherwise idle"
         )
     elif not plan.holds:
         notes.append("the plan held in the model and not when measured: allow more, or plan again")
