@@ -14,6 +14,7 @@ from cff_runtime.coreset import (
     compression_facts,
     leave_one_out_rows,
 )
+from cff_runtime.errors import UsageError
 from cff_runtime.finishing import fuse_maps, image_score, peak_scale_of
 from cff_runtime.manifest import Manifest
 from cff_runtime.origin import Origin
@@ -27,6 +28,7 @@ from cff_runtime.thresholds import (
     choose_threshold,
     without_border,
 )
+from cff_runtime.thresholds.bounds import require_share
 
 Images = Sequence[NDArray[np.uint8]]
 Progress = Callable[[int, int], None]
@@ -76,7 +78,13 @@ def enroll_references(
     -------
     Profile
         Without history.
+
+    Raises
+    ------
+    UsageError
+        If a wish is not inside (0, 1), or false accepts are to be bounded without defective parts.
     """
+    _require_wishes(wishes, defects)
     encoder = _Encoder(backend, manifest, text, progress)
     n_own = len(references) * (1 + N_AUGMENTATIONS)
     encoder.n_images = n_own + len(further) + len(defects)
@@ -121,6 +129,18 @@ def enroll_references(
         compression=encoder.compression(),
         history=(),
     )
+
+
+def _require_wishes(wishes: Mapping[str, float | None], defects: Images) -> None:
+    """Refuse at once what `choose_threshold` would refuse once every image is encoded."""
+    for name, value in wishes.items():
+        if value is not None:
+            require_share(name, value)
+    if wishes.get("max_false_accept") is not None and not defects:
+        raise UsageError(
+            "`max_false_accept` must come with defective parts, got none; give their images "
+            "(`--defects`)"
+        )
 
 
 class _Scored:

@@ -9,7 +9,7 @@ mean of their features, stage by stage:
     limit = 10                                                             K = 1
 
 The logarithms differ between products by little: 3 to 8 for parts of the same, 13 and more for
-objects of another kind. How often the limit is wrong stands in `docs/product_check.md`.
+objects of another kind. How often the limit is wrong stands in `docs/image_checks.md`.
 """
 
 from collections.abc import Sequence
