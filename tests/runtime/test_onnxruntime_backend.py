@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from cff_runtime import Bundle, Inspector
 from cff_runtime.backends import open_backend
-from cff_runtime.backends.onnxruntime import CHUNK_ROWS, MAX_THREADS, OnnxRuntimeBackend
+from cff_runtime.backends.onnxruntime import CPU_CHUNK_ROWS as CHUNK_ROWS
+from cff_runtime.backends.onnxruntime import MAX_THREADS, OnnxRuntimeBackend
 from cff_runtime.errors import BackendError, MissingDependencyError, UsageError
 
 BANK_ROWS = [1, 2, 317, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS]
@@ -308,3 +309,27 @@ def test_one_thread_gives_the_same_answers(
 
     for handle, other in zip(one.features, all_threads.features, strict=True):
         np.testing.assert_allclose(single.download(handle), backend.download(other), atol=1e-5)
+
+
+def test_searches_are_the_same_to_the_bit_on_any_number_of_threads(lite_bundle: Bundle) -> None:
+    rng = np.random.default_rng(5)
+    features = _on_device(_unit_rows(rng, 144, 25))
+    rows = _unit_rows(rng, 9 * CHUNK_ROWS + 100, 25)
+    found = []
+    for threads in (1, 2, 5):
+        backend = open_backend("onnxruntime", lite_bundle, {"threads": threads})
+        bank = backend.upload_bank(rows)
+        found += [backend.search(0, features, bank) for _ in range(5)]
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+def test_an_answer_outlives_what_it_was_computed_from(backend: OnnxRuntimeBackend) -> None:
+    """ONNX Runtime's arrays are views; of memory that ends with the search on a CPU."""
+    rng = np.random.default_rng(6)
+    features = _on_device(_unit_rows(rng, 144, 25))
+    bank = backend.upload_bank(_unit_rows(rng, 3 * CHUNK_ROWS, 25))
+    answers = [backend.search(0, features, bank) for _ in range(20)]
+    for answer in answers:
+        assert answer.flags.owndata
+        np.testing.assert_array_equal(answer, answers[-1])
