@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cff_bench.environment import available_cores, package_version
+from cff_bench.search.command import add_search_parser
 from cff_runtime.errors import CffError, MissingDependencyError
 from cff_runtime.storage import atomic_write
 
@@ -97,7 +98,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cff-bench {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands = (_add_table6, _add_latency, _add_precision, _add_demo, _add_real_parts)
-    for add_command in (*commands, _add_experiment):
+    for add_command in (*commands, _add_experiment, add_search_parser):
         add_command(subparsers)
     return parser
 
