@@ -73,7 +73,7 @@ def _curve(arguments: argparse.Namespace) -> int:
             raise UsageError(f"`--{name}` must be {least} or more, got {got}")
     if not 0 <= arguments.margin < float("inf"):
         raise UsageError(f"`--margin` must be 0 or more and finite, got {arguments.margin}")
-    gallery, n_failed = _build(arguments)
+    gallery, n_failed = _build(arguments, shots)
     curve = measure_curve(
         gallery, shots, arguments.draws, arguments.margin, arguments.seed, show_progress("tried")
     )
@@ -101,12 +101,13 @@ def parse_shots(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _build(arguments: argparse.Namespace) -> "tuple[Gallery, int]":
+def _build(arguments: argparse.Namespace, shots: Sequence[int]) -> "tuple[Gallery, int]":
     import numpy as np
 
     from cff_runtime.backends import open_backend
     from cff_runtime.bundle import Bundle
     from cff_runtime.curve.gallery import build_gallery, n_encodings
+    from cff_runtime.curve.points import usable_shots
     from cff_runtime.imaging import list_images
     from cff_runtime.inspector import DEFAULT_TEXT_NAME
     from cff_runtime.replay.known import find_parts
@@ -123,6 +124,7 @@ def _build(arguments: argparse.Namespace) -> "tuple[Gallery, int]":
     backend = open_backend(arguments.backend, bundle, backend_options(arguments))
     failed: list[Path] = []
     parts = list(_load(good, bundle.manifest, failed))
+    usable_shots(shots, len(parts))  # before hours of encoding
     progress, n_done = show_progress("encoded"), 0
     total = n_encodings(len(parts), len(defective))
 

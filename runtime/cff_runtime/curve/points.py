@@ -76,6 +76,23 @@ class Curve:
     points: tuple[Point, ...]
 
 
+def usable_shots(shots: Sequence[int], n_good: int) -> list[int]:
+    """Return the K, ascending, that leave one of so many good parts over.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than three good parts or no K leaves a part over.
+    """
+    wanted = [k for k in sorted(set(shots)) if k < n_good]
+    if n_good < MIN_PARTS or not wanted:
+        raise UsageError(
+            f"`--good` must give more parts than the smallest of `--shots` ({min(shots)}) and at "
+            f"least {MIN_PARTS}, got {n_good}; add good parts"
+        )
+    return wanted
+
+
 def measure_curve(
     gallery: Gallery,
     shots: Sequence[int],
@@ -102,15 +119,10 @@ def measure_curve(
     Raises
     ------
     UsageError
-        If there are fewer than three good parts or no K leaves a part over.
+        As `usable_shots`.
     """
     n_good = len(gallery.good)
-    wanted = [k for k in sorted(set(shots)) if k < n_good]
-    if n_good < MIN_PARTS or not wanted:
-        raise UsageError(
-            f"`--good` must give more parts than the smallest of `--shots` ({min(shots)}) and at "
-            f"least {MIN_PARTS}, got {n_good}; add good parts"
-        )
+    wanted = usable_shots(shots, n_good)
     needed = sorted({k + more for k in wanted for more in (0, 1) if k + more < n_good})
     orders = draw_orders(n_good, n_draws, seed)
     trials = {}

@@ -87,8 +87,8 @@ def _replay(arguments: argparse.Namespace) -> int:
                 shelf.put(part, draw_triptych(views, old.profile, new.profile))
         progress(done, len(images))
     heading = Heading(new.profile.product, _compare(arguments, old, new))
+    _print(arguments, tally)  # first: a page that cannot be written takes no verdict away
     write_page(arguments.page, heading, tally, shelf)
-    _print(arguments, tally)
     if tally.failures:
         return _EXIT_FAILED
     return _EXIT_CHANGED if tally.changed else 0
@@ -145,6 +145,7 @@ def _compare(arguments: argparse.Namespace, old: "Side", new: "Side") -> dict[st
         "references": both(p.n_references for p in profiles),
         "bank rows": rows,
         "threshold": both(f"{p.threshold.value:.6g}" for p in profiles),
+        "review above": both(f"{p.threshold.review:.6g}" for p in profiles),
         "pixel threshold": both(f"{p.threshold.pixel_value:.6g}" for p in profiles),
         "method": both(p.threshold.method for p in profiles),
     }

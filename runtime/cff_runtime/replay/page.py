@@ -113,7 +113,8 @@ def _scatter(tally: Tally) -> str:
     matrix = _table("l" + "r" * len(verdicts), ("old \\ new", *verdicts), rows)
     return (
         '<h2>Scores</h2><p class="muted">Scores stand relative to the threshold of their profile: '
-        "above 1 is a reject, so that two profiles can be compared.</p>"
+        "above 1 is a reject; so two profiles can "
+        "be compared.</p>"
         f'<div class="beside"><figure>{svg}<figcaption class="muted">Diamonds: '
         "the verdict changed. Dots: it did not. On the dashed line a score stayed where it was."
         f"{told}</figcaption></figure><div>{matrix}{_known(tally)}"
