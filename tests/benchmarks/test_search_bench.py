@@ -50,10 +50,10 @@ def report(settings: SearchSettings) -> dict[str, Any]:
 
 def test_every_bank_is_searched_whole_and_compressed(report: dict[str, Any]) -> None:
     names = [(entry["shots"], entry["name"]) for entry in report["banks"]]
-    assert names == [(2, "plain"), (2, "max-bank 100"), (8, "plain"), (8, "max-bank 100")]
+    assert names == [(k, n) for k in (2, 8) for n in ("plain graph", "backend", "max-bank 100")]
     rows = [entry["bank_rows"] for entry in report["banks"]]
-    assert rows[0] == [288, 288, 72, 18] and rows[1] == [100, 100, 72, 18]
-    assert sum(rows[2]) == 8 * N_TOKENS and rows[3] == [100, 100, 100, 72]
+    assert rows[0] == rows[1] == [288, 288, 72, 18] and rows[2] == [100, 100, 72, 18]
+    assert sum(rows[4]) == 8 * N_TOKENS and rows[5] == [100, 100, 100, 72]
     assert report["images"]["n_encoded"] == 3  # the fourth is inspected
 
 
@@ -67,17 +67,17 @@ def test_shares_and_ratios_are_of_one_round(report: dict[str, Any]) -> None:
         assert 0 < entry["share"] < 1
         rows = sum(entry["bank_rows"])
         assert entry["us_per_row"] == pytest.approx(1e3 * entry["search"]["p50_ms"] / rows)
-    plain = [entry for entry in report["banks"] if entry["name"] == "plain"]
+    plain = [entry for entry in report["banks"] if entry["name"] == "plain graph"]
     assert [entry["ratio_to_plain"] for entry in plain] == [1.0, 1.0]
     assert set(report["inspection"]) == {"preprocess", "encode", "finish"}
 
 
 def test_compression_and_memory_are_told(report: dict[str, Any]) -> None:
     for entry in report["banks"]:
-        if entry["name"] == "plain":
-            assert entry["peak_beyond_bank_mb"] is None or 0 <= entry["peak_beyond_bank_mb"] < 200
-            assert "compression" not in entry
-        else:
+        peak = entry["peak_beyond_bank_mb"]
+        assert peak is None or (entry["name"] == "backend" and 0 <= peak < 200)
+        assert ("compression" in entry) == entry["name"].startswith("max-bank")
+        if "compression" in entry:
             facts = entry["compression"]
             assert facts["seconds"] > 0 and facts["map_rise_largest"] > 0
             assert facts["n_rows"] == entry["bank_rows"]

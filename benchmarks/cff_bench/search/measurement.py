@@ -19,6 +19,7 @@ from cff_bench.environment import collect_environment
 from cff_bench.precision.facts import bundle_facts
 from cff_bench.search.banks import bank_of, brute_force
 from cff_bench.search.memory import memory_beyond_bank_mb
+from cff_bench.search.plain_graph import PlainGraph
 from cff_bench.search.preselection import int8_candidates, recheck_ms
 from cff_bench.timing import summarize
 from cff_runtime.backends import Backend, Encoding, open_backend
@@ -29,6 +30,8 @@ from cff_runtime.finishing import fuse_maps
 from cff_runtime.imaging import IMAGE_SUFFIXES, load_image
 
 MAX_SHOTS = 64
+BACKEND = "backend"
+PLAIN = "plain graph"
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
@@ -74,10 +77,11 @@ class SearchSettings:
 
 @dataclass(frozen=True, eq=False)
 class Searched:
-    """One bank that is timed: uploaded stages, and what is known of them."""
+    """One bank that is timed: who searches it, its uploaded stages, and what is known of them."""
 
     name: str
     shots: int
+    searcher: Backend | PlainGraph
     banks: Sequence[Any]
     facts: Mapping[str, Any]
 
@@ -88,8 +92,9 @@ def run_search(settings: SearchSettings) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``banks`` (per K, and per K compressed), ``inspection``, ``int8_preselection``, ``images``,
-        ``bundle``, ``environment``, ``settings`` and ``command``, ready for JSON.
+        ``banks`` (per K: the plain graph, the backend, and the backend with a compressed bank),
+        ``inspection``, ``int8_preselection``, ``images``, ``bundle``, ``environment``,
+        ``settings`` and ``command``, ready for JSON.
 
     Raises
     ------
@@ -105,7 +110,8 @@ def run_search(settings: SearchSettings) -> dict[str, Any]:
     environment = collect_environment()  # before the work: its own load is not the machine's
     bundle = Bundle.open(settings.bundle)
     backend = open_backend("onnxruntime", bundle, {"threads": settings.threads})
-    bench = _Bench(bundle, backend, load_image(paths[-1]))
+    plain = PlainGraph(bundle, settings.threads)
+    bench = _Bench(bundle, backend, plain, load_image(paths[-1]))
     n_references = min(settings.n_encoded, max(settings.shots), len(paths) - 1)
     log.info("encoding %d references", n_references)
     features = [bench.download(bench.encode(load_image(p))) for p in paths[:n_references]]
@@ -146,9 +152,12 @@ def run_search(settings: SearchSettings) -> dict[str, Any]:
 class _Bench:
     """A bundle, its backend and the part that is inspected."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, part: NDArray[np.uint8]) -> None:
+    def __init__(
+        self, bundle: Bundle, backend: Backend, plain: PlainGraph, part: NDArray[np.uint8]
+    ) -> None:
         self._manifest = bundle.manifest
         self._backend = backend
+        self._plain = plain
         self._text = bundle.text_vectors(bundle.manifest.text.names[0])
         self._part = part
         self._encoding = self.encode(part)
@@ -165,9 +174,12 @@ class _Bench:
     ) -> list[Searched]:
         """Upload the banks of K references whole, and compressed if that drops rows."""
         log.info("bank of %d references", shots)
-        whole = self._upload("plain", shots, banks, {})
+        whole = [
+            self._upload(PLAIN, self._plain, shots, banks, {}),
+            self._upload(BACKEND, self._backend, shots, banks, {}),
+        ]
         if max_bank is None or all(len(bank) <= max_bank for bank in banks):
-            return [whole]
+            return whole
         start_ns, start_cpu_ns = perf_counter_ns(), process_time_ns()
         coresets = compress_banks(banks, max_bank)
         facts = {
@@ -176,16 +188,22 @@ class _Bench:
             **compression_facts(coresets, self._manifest.distance),
         }
         kept = [bank[coreset.rows] for bank, coreset in zip(banks, coresets, strict=True)]
-        return [whole, self._upload(f"max-bank {max_bank}", shots, kept, {"compression": facts})]
+        name = f"max-bank {max_bank}"
+        return [*whole, self._upload(name, self._backend, shots, kept, {"compression": facts})]
 
     def _upload(
-        self, name: str, shots: int, banks: Sequence[NDArray[np.float32]], facts: Mapping[str, Any]
+        self,
+        name: str,
+        searcher: Backend | PlainGraph,
+        shots: int,
+        banks: Sequence[NDArray[np.float32]],
+        facts: Mapping[str, Any],
     ) -> Searched:
-        uploaded = [self._backend.upload_bank(bank) for bank in banks]
+        uploaded = [searcher.upload_bank(bank) for bank in banks]
         differences = [
             float(np.abs(best - brute_force(features, bank)).max())
             for best, features, bank in zip(
-                self._search(self._encoding, uploaded), self._features, banks, strict=True
+                _search(searcher, self._encoding, uploaded), self._features, banks, strict=True
             )
         ]
         sizes = {
@@ -193,13 +211,7 @@ class _Bench:
             "bank_mb": sum(bank.nbytes for bank in banks) / 1e6,
             "max_difference_to_float64": max(differences),
         }
-        return Searched(name, shots, uploaded, {**sizes, **facts})
-
-    def _search(self, encoding: Encoding, banks: Sequence[Any]) -> list[NDArray[np.float32]]:
-        return [
-            self._backend.search(stage, features, bank)
-            for stage, (features, bank) in enumerate(zip(encoding.features, banks, strict=True))
-        ]
+        return Searched(name, shots, searcher, uploaded, {**sizes, **facts})
 
     def round(self, searched: Sequence[Searched]) -> dict[str, float]:
         """Return the milliseconds of every part of an inspection, of every bank's search too."""
@@ -208,7 +220,9 @@ class _Bench:
         encoding, times["encode"] = _timed(lambda: self._backend.encode(pixels, self._text))
         nearest: list[NDArray[np.float32]] = []
         for entry in searched:
-            nearest, times[_key(entry)] = _timed(lambda e=entry: self._search(encoding, e.banks))
+            nearest, times[_key(entry)] = _timed(
+                lambda e=entry: _search(e.searcher, encoding, e.banks)
+            )
         grids = [stage.grid for stage in manifest.stages]
         _, times["finish"] = _timed(
             lambda: fuse_maps(
@@ -237,12 +251,21 @@ class _Bench:
         return {"shots": shots, "stages": entries}
 
 
+def _search(
+    searcher: Backend | PlainGraph, encoding: Encoding, banks: Sequence[Any]
+) -> list[NDArray[np.float32]]:
+    return [
+        searcher.search(stage, features, bank)
+        for stage, (features, bank) in enumerate(zip(encoding.features, banks, strict=True))
+    ]
+
+
 def _entry(
     searched: Searched, rounds: Sequence[Mapping[str, float]], peak_mb: float | None
 ) -> dict[str, Any]:
     """Return one bank's figures over the rounds."""
     own = [r[_key(searched)] for r in rounds]
-    plain = [r[f"plain {searched.shots}"] for r in rounds]
+    plain = [r[f"{PLAIN} {searched.shots}"] for r in rounds]
     rest = [r["preprocess"] + r["encode"] + r["finish"] for r in rounds]
     n_rows = sum(searched.facts["bank_rows"])
     return {
@@ -252,7 +275,7 @@ def _entry(
         "share": float(np.median([a / (a + b) for a, b in zip(own, rest, strict=True)])),
         "ratio_to_plain": float(np.median([a / b for a, b in zip(own, plain, strict=True)])),
         "us_per_row": 1e3 * float(np.median(own)) / n_rows,
-        "peak_beyond_bank_mb": peak_mb if searched.name == "plain" else None,
+        "peak_beyond_bank_mb": peak_mb if searched.name == BACKEND else None,
         **searched.facts,
     }
 
