@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cff_runtime import Bundle
-from cff_runtime.curve import Curve, Estimate, Point
 from cff_runtime.curve.command import add_curve_parser, parse_shots
+from cff_runtime.curve.intervals import Estimate
 from cff_runtime.curve.picture import draw_picture
+from cff_runtime.curve.points import Curve, Point
 from cff_runtime.errors import UsageError
 
 

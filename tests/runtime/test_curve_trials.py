@@ -10,17 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from cff_runtime import Inspector
-from cff_runtime.curve import (
-    Curve,
-    Estimate,
-    Gallery,
-    Point,
-    Probe,
-    build_gallery,
-    estimate,
-    measure_curve,
-)
-from cff_runtime.curve.gallery import n_encodings
+from cff_runtime.curve.gallery import Gallery, Probe, build_gallery, n_encodings
+from cff_runtime.curve.intervals import Estimate, estimate
+from cff_runtime.curve.points import Curve, Point, measure_curve
 from cff_runtime.curve.statement import article, ordinal, statement
 from cff_runtime.curve.trials import Trial, Trials, draw_orders, run_trial, run_trials
 from cff_runtime.errors import UsageError

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from cff_runtime import Bundle, Inspector, Profile, Result
 from cff_runtime.errors import UsageError
 from cff_runtime.manifest import Variant
-from cff_runtime.planner import Budget, Opened, Planner, parse_budget, refusal
+from cff_runtime.planner.budget import Budget, parse_budget
 from cff_runtime.planner.memory import bank_bytes, fit_memory
+from cff_runtime.planner.planning import Opened, Planner
+from cff_runtime.planner.precisions import refusal
 from cff_runtime.planner.report import write_report
 from cff_runtime.planner.timing import (
     MIN_ROUNDS,

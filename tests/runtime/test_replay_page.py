@@ -14,11 +14,12 @@ from PIL import Image
 
 from cff_runtime import Bundle, Inspector, Profile, Result
 from cff_runtime.errors import UsageError
-from cff_runtime.replay import Judgement, Rescored, Tally, Views
 from cff_runtime.replay.command import add_replay_parser
 from cff_runtime.replay.page import Heading, write_page
 from cff_runtime.replay.pictures import MAX_MOVERS, Shelf, Triptych, draw_triptych
+from cff_runtime.replay.rescoring import Judgement, Rescored, Views
 from cff_runtime.replay.scatter import MAX_POINTS, draw_scatter
+from cff_runtime.replay.tally import Tally
 
 PICTURES = Triptych(b"part", b"old", b"new")
 

@@ -12,17 +12,9 @@ from PIL import Image
 
 from cff_runtime import Inspector, Profile
 from cff_runtime.errors import ProfileMismatchError, UsageError
-from cff_runtime.replay import (
-    Failure,
-    Judgement,
-    KnownParts,
-    Rescored,
-    Side,
-    Tally,
-    find_parts,
-    relative_score,
-    rescore,
-)
+from cff_runtime.replay.known import KnownParts, find_parts
+from cff_runtime.replay.rescoring import Failure, Judgement, Rescored, Side, relative_score, rescore
+from cff_runtime.replay.tally import Tally
 
 Parts = list[NDArray[np.uint8]]
 

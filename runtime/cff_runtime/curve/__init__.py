@@ -1,19 +1,9 @@
-"""The learning curve: what one more reference would bring, from the parts at hand."""
+"""The learning curve: what one more reference would bring, from the parts at hand.
 
-from cff_runtime.curve.gallery import Gallery, Probe, build_gallery
-from cff_runtime.curve.intervals import Estimate, estimate
-from cff_runtime.curve.points import Curve, Point, measure_curve
-from cff_runtime.curve.statement import point_statement, statement
+`gallery` encodes every image once, `trials` enrols and judges, `intervals` and `points` estimate,
+`statement` and `picture` tell. Importing this package loads none of them.
+"""
 
-__all__ = [
-    "Curve",
-    "Estimate",
-    "Gallery",
-    "Point",
-    "Probe",
-    "build_gallery",
-    "estimate",
-    "measure_curve",
-    "point_statement",
-    "statement",
-]
+from cff_runtime.curve.command import add_curve_parser
+
+__all__ = ["add_curve_parser"]

@@ -1,8 +1,10 @@
-"""The planner: the largest memory bank and the fastest precision that keep a budget."""
+"""The planner: the largest memory bank and the fastest precision that keep a budget.
 
-from cff_runtime.planner.budget import Budget, parse_budget
-from cff_runtime.planner.plan import Candidate, Plan
-from cff_runtime.planner.planning import Opened, Planner
-from cff_runtime.planner.precisions import refusal
+`timing` and `memory` measure the box and model it, `planning` chooses, enrols and measures again,
+`loss` says what that decides otherwise, `advice` and `report` tell. Importing this package loads
+none of them.
+"""
 
-__all__ = ["Budget", "Candidate", "Opened", "Plan", "Planner", "parse_budget", "refusal"]
+from cff_runtime.planner.command import add_plan_parser
+
+__all__ = ["add_plan_parser"]

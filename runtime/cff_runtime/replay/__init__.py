@@ -1,26 +1,9 @@
-"""Replay: stored parts scored again after a change, and every verdict that changed."""
+"""Replay: stored parts scored again after a change, and every verdict that changed.
 
-from cff_runtime.replay.known import KnownParts, find_parts
-from cff_runtime.replay.rescoring import (
-    Failure,
-    Judgement,
-    Rescored,
-    Side,
-    Views,
-    relative_score,
-    rescore,
-)
-from cff_runtime.replay.tally import Tally
+`rescoring` scores with both sides, `known` says what is known of parts, `tally` counts, `pictures`,
+`scatter` and `page` draw. Importing this package loads none of them.
+"""
 
-__all__ = [
-    "Failure",
-    "Judgement",
-    "KnownParts",
-    "Rescored",
-    "Side",
-    "Tally",
-    "Views",
-    "find_parts",
-    "relative_score",
-    "rescore",
-]
+from cff_runtime.replay.command import add_replay_parser
+
+__all__ = ["add_replay_parser"]
