@@ -120,6 +120,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     (tmp_path / "docs" / "experiment.md").write_text(
         "".join(document(name, "old") for name in EXPECTED)
     )
+    (tmp_path / "docs" / "thresholds.md").write_text(document("thresholds_rule", "no JSON yet"))
     return module
 
 
