@@ -91,10 +91,9 @@ def to_markdown(results: dict[str, dict[str, dict[str, int]]]) -> str:
         "references; of the good parts photographed otherwise, up to two that were rejected are "
         "added with `cff-run add-normals`.",
         "",
-        "The others, their like, pass. The price stands in the last columns: the references now "
-        "differ more among themselves, so the threshold rises and more defects pass. Parts that "
-        "come in two kinds are better served by two profiles, or by further parts that set the "
-        "threshold.",
+        "Most of the others, their like, pass then, and none that passed is rejected. The price "
+        "stands in the last columns: the references now differ more among themselves, so the "
+        "threshold rises and more defects pass.",
         "",
     ]
     for name, products in results.items():
