@@ -1,7 +1,6 @@
 """`cff-run`: enrol products and inspect parts, without PyTorch."""
 
 import argparse
-import functools
 import io
 import json
 import logging
@@ -9,31 +8,29 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from cff_runtime.backends import Backend, open_backend
 from cff_runtime.batch import run_batch
 from cff_runtime.bundle import Bundle
+from cff_runtime.curve.command import add_curve_parser
 from cff_runtime.doctor.command import add_doctor_parser
 from cff_runtime.engines.command import add_engine_parser
-from cff_runtime.errors import CffError, UsageError
+from cff_runtime.errors import CffError
 from cff_runtime.imaging import list_images, load_image
-from cff_runtime.inspector import Inspector
 from cff_runtime.manifest import DEFAULT_PRECISION
+from cff_runtime.opening import open_inspector, open_named_backend
 from cff_runtime.overlay import save_overlay
+from cff_runtime.planner.command import add_plan_parser
 from cff_runtime.profile import Profile
+from cff_runtime.profile_command import add_profile_parsers
+from cff_runtime.replay.command import add_replay_parser
+from cff_runtime.replay.console import show_progress, tell
 from cff_runtime.result import Result
 from cff_runtime.storage import atomic_path
-from cff_runtime.thresholds import DEFAULT_MARGIN
+from cff_runtime.thresholds.command import add_threshold_parser
 from cff_runtime.verification import verify_bundle
-
-# hold fp16 tensors, which ONNX Runtime widens on the CPU and never rounds
-_GPU_PRECISIONS = ("fp16", "int8-qdq")
-log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,16 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    enroll = commands.add_parser("enroll", help="make a profile from good parts")
-    _add_bundle(enroll)
-    _add_precision(enroll)
-    enroll.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="images or folders")
-    enroll.add_argument("--product", required=True, help="name of the product")
-    enroll.add_argument("--out", type=Path, required=True, metavar="PROFILE")
-    enroll.add_argument("--limit", type=int, help="use the first so many images (K)")
-    enroll.add_argument("--text-name", help="class word of the text vectors")
-    enroll.add_argument("--margin", type=float, default=DEFAULT_MARGIN, help="of the threshold")
-    enroll.set_defaults(command=_enroll)
+    add_profile_parsers(commands)
+    add_threshold_parser(commands)
 
     inspect = commands.add_parser("inspect", help="score images and give verdicts")
     _add_bundle(inspect)
@@ -105,16 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     batch.add_argument("--ray", default="local", metavar="ADDRESS", help="of a cluster, or local")
     batch.set_defaults(command=_batch)
 
-    show = commands.add_parser("show", help="describe a profile or a bundle")
-    show.add_argument("path", type=Path, metavar="PROFILE|BUNDLE")
-    show.add_argument("--json", action="store_true", help="JSON to stdout")
-    show.set_defaults(command=_show)
-
     verify = commands.add_parser("verify", help="check a bundle's golden answers on this box")
     _add_bundle(verify)
-    _add_precision(verify)
+    verify.add_argument(
+        "--precision", default=DEFAULT_PRECISION, help="of the encoder, one that the bundle holds"
+    )
     verify.set_defaults(command=_verify)
 
+    add_replay_parser(commands)
+    add_curve_parser(commands)
+    add_plan_parser(commands)
     add_engine_parser(commands)
     add_doctor_parser(commands)
     return parser
@@ -130,52 +119,12 @@ def _add_bundle(
     parser.add_argument("--json", action="store_true", help="JSON to stdout")
 
 
-def _add_precision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--precision", default=DEFAULT_PRECISION, help="of the encoder, one that the bundle holds"
-    )
-
-
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"provider": arguments.provider, "threads": arguments.threads}
-
-
-def _open_backend(arguments: argparse.Namespace, bundle: Bundle) -> Backend:
-    precision = bundle.manifest.precision
-    if arguments.provider == "cpu" and precision in _GPU_PRECISIONS:
-        log.warning(
-            "note: on the CPU, ONNX Runtime computes %s in fp32: not the answers of a GPU",
-            precision,
-        )
-    return open_backend(arguments.backend, bundle, _options(arguments))
-
-
-def _enroll(arguments: argparse.Namespace) -> int:
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UsageError(f"`--limit` must be 1 or more, got {arguments.limit}")
-    images = list_images(arguments.images)[: arguments.limit]
-    bundle = Bundle.open(arguments.bundle, arguments.precision)
-    inspector = Inspector(bundle, _open_backend(arguments, bundle))
-    profile = inspector.enroll(
-        images, arguments.product, arguments.text_name, arguments.margin, _show_progress
-    )
-    profile.save(arguments.out)
-    if arguments.json:
-        print(json.dumps({"profile": str(arguments.out), **_describe_profile(profile)}))
-    else:
-        print(
-            f"{arguments.out}  {profile.product}, K = {profile.n_references}, "
-            f"threshold {profile.threshold.value:.4f}\n{profile.threshold.statement}"
-        )
-    return 0
-
-
 def _inspect(arguments: argparse.Namespace) -> int:
     images = list_images(arguments.images)
     profile = Profile.load(arguments.profile)
     bundle = Bundle.open(arguments.bundle)
     bundle = bundle.view(profile.precision_in(bundle.manifest))
-    inspector = Inspector(bundle, _open_backend(arguments, bundle))
+    inspector = open_inspector(arguments, bundle)
     names = _output_names(images)
     n_failed = 0
     for path in images:
@@ -183,6 +132,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
             image = load_image(path)
             result = inspector.inspect(image, profile)
             _print_result(arguments, path, result)  # first: a full disk takes no verdict away
+            if result.warning and not arguments.json:
+                tell(f"warning: {path}: {result.warning}")
             if arguments.overlay:
                 save_overlay(arguments.overlay / f"{names[path]}.png", image, result, profile)
             if arguments.maps:
@@ -209,7 +160,7 @@ def _batch(arguments: argparse.Namespace) -> int:
         backend=arguments.backend,
         provider=arguments.provider,
         threads=arguments.threads,
-        progress=functools.partial(_show_progress, verb="scored"),
+        progress=show_progress("scored"),
     )
     if arguments.json:
         print(json.dumps(summary.to_dict()))
@@ -228,20 +179,9 @@ def _batch(arguments: argparse.Namespace) -> int:
     return 1 if summary.n_errors else 0
 
 
-def _show(arguments: argparse.Namespace) -> int:
-    if arguments.path.is_dir():
-        manifest = Bundle.open(arguments.path).manifest
-        facts = json.loads(manifest.to_json())
-        del facts["files"]
-    else:
-        facts = _describe_profile(Profile.load(arguments.path))
-    print(json.dumps(facts, indent=None if arguments.json else 2))
-    return 0
-
-
 def _verify(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle, arguments.precision)
-    report = verify_bundle(bundle, _open_backend(arguments, bundle))
+    report = verify_bundle(bundle, open_named_backend(arguments, bundle))
     if arguments.json:
         print(json.dumps(report.to_dict()))
     else:
@@ -251,21 +191,6 @@ def _verify(arguments: argparse.Namespace) -> int:
         )
     report.require_passed()
     return 0
-
-
-def _describe_profile(profile: Profile) -> dict[str, Any]:
-    return {
-        "product": profile.product,
-        "bundle_id": profile.bundle_id,
-        "n_references": profile.n_references,
-        "bank_rows": [len(bank) for bank in profile.banks],
-        "bank_mb": round(sum(bank.nbytes for bank in profile.banks) / 1e6, 2),
-        "text_name": profile.text_name,
-        "threshold": asdict(profile.threshold),
-        "display_range": profile.display_range,
-        "peak_scale": profile.peak_scale,
-        "history": profile.history,
-    }
 
 
 def _print_result(arguments: argparse.Namespace, path: Path, result: Result) -> None:
@@ -296,13 +221,6 @@ def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
 def _save_map(path: Path, result: Result) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, result.anomaly_map)
-
-
-def _show_progress(done: int, total: int, verb: str = "encoded") -> None:
-    if sys.stderr.isatty() or done == total:
-        print(f"\r{verb} {done} of {total} images", end="", file=sys.stderr, flush=True)
-    if done == total:
-        print(file=sys.stderr)
 
 
 if __name__ == "__main__":

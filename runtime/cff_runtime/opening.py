@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from cff_runtime.backends import open_backend
+from cff_runtime.backends import Backend, open_backend
 from cff_runtime.bundle import Bundle
 from cff_runtime.inspector import Inspector
 
@@ -13,6 +13,11 @@ log = logging.getLogger(__name__)
 
 
 def open_inspector(arguments: argparse.Namespace, bundle: Bundle) -> Inspector:
+    """Load a bundle's graphs; see `open_named_backend`."""
+    return Inspector(bundle, open_named_backend(arguments, bundle))
+
+
+def open_named_backend(arguments: argparse.Namespace, bundle: Bundle) -> Backend:
     """Load a bundle's graphs as ``--backend``, ``--provider`` and ``--threads`` say.
 
     Raises
@@ -27,4 +32,4 @@ def open_inspector(arguments: argparse.Namespace, bundle: Bundle) -> Inspector:
             precision,
         )
     options = {"provider": arguments.provider, "threads": arguments.threads}
-    return Inspector(bundle, open_backend(arguments.backend, bundle, options))
+    return open_backend(arguments.backend, bundle, options)
