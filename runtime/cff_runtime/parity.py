@@ -53,9 +53,17 @@ class ParityLimits:
     auroc: float = 0.002
     verdict_flips: int | None = 0
 
-    def of_numbers(self) -> "ParityLimits":
+    def of_features(self) -> "ParityLimits":
         """Return the limits without those of decisions, which random weights make by chance."""
-        return replace(self, rank_correlation=-1.0, auroc=1.0, verdict_flips=None)
+        anything = float("inf")
+        return replace(
+            self,
+            map_shift=anything,
+            score_shift=anything,
+            rank_correlation=-1.0,
+            auroc=1.0,
+            verdict_flips=None,
+        )
 
 
 # numbers must differ here, so they are judged in proportion, and by what they decide
