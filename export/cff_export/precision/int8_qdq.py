@@ -42,8 +42,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from cff_export.graph_files import read_graph, write_graph
 from cff_export.passes.drop_unused import drop_unused
-from cff_export.precision.files import read_graph, write_graph
 from cff_export.precision.graph_edit import GraphEdit
 from cff_export.precision.histogram import Histogram
 from cff_export.precision.linear_layers import (
