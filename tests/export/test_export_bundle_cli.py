@@ -112,6 +112,12 @@ def test_a_standalone_graph_is_written_from_a_bundle(
     assert str(out) in capsys.readouterr().out
     assert out.stat().st_size > 1e7
 
+    assert main([str(bundle), "--precision", "fp16"]) == 0
+    half = tmp_path / "half.onnx"
+    profile = bundle / golden_profile("fp16")
+    assert main([str(bundle), "--standalone", str(half), "--profile", str(profile)]) == 0
+    assert half.stat().st_size < 0.7 * out.stat().st_size  # the profile's precision
+
 
 def test_precisions_are_added_without_pytorch(bundle: Path) -> None:
     code = (
