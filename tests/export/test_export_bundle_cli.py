@@ -68,7 +68,7 @@ def test_a_refused_precision_exits_with_1_and_the_reason(
 
     assert main([str(bundle), "--precision", "int8"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("int8  REFUSED  int8 is not faster on this CPU")
+    assert out.startswith("int8  REFUSED  int8 must take at most 90%")
     Bundle.open(bundle)
 
 

@@ -180,7 +180,7 @@ def test_an_image_must_not_depend_on_its_batch(
     export: Exporting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diff: float
 ) -> None:
     monkeypatch.setattr(exporter, "batch_position_diff", lambda *_: diff)
-    with pytest.raises(ParityError, match=r"an image's features change by .* with its batch"):
+    with pytest.raises(ParityError, match=r"an image's answers change by .* with its batch"):
         export(tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 
