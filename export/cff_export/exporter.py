@@ -280,7 +280,7 @@ class _Export:
     def _gate(self, report: ParityReport, batch_diff: float) -> dict[str, object]:
         failures = list(report.failures)
         if not batch_diff <= MAX_BATCH_DIFF:
-            failures.append(f"an image's features change by {batch_diff:.2e} with its batch")
+            failures.append(f"an image's answers change by {batch_diff:.2e} with its batch")
         if failures:
             raise ParityError("the export left the parity gate: " + "; ".join(failures))
         batch = {"batch_position_max_diff": batch_diff, "batch_position_limit": MAX_BATCH_DIFF}

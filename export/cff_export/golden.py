@@ -51,7 +51,8 @@ def _draw(seed: int, size: tuple[int, int], role: int) -> NDArray[np.uint8]:
         angle = hole * np.pi / 3 + 0.02 * (seed % 3)
         shade[np.hypot(x - 0.5 * np.cos(angle), y - 0.5 * np.sin(angle)) < 0.11] = 20.0
     if role == DEFECTIVE:
-        shade[_defect(seed, x, y)] = 235.0
+        stripes = np.where(np.sin(60.0 * (x + y)) > 0, 235.0, 20.0)
+        shade = np.where(_defect(seed, x, y), stripes, shade)
     brushed = shade + rng.randint(-12, 13, size=(height, 1))
     colour = np.array([1.0, 0.96, 0.88])
     noisy = brushed[:, :, None] * colour + rng.randint(-6, 7, size=(height, width, 3))
@@ -59,11 +60,11 @@ def _draw(seed: int, size: tuple[int, int], role: int) -> NDArray[np.uint8]:
 
 
 def _defect(seed: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """A long scratch, a spot, or a filled hole with a chipped edge, in coordinates of -1 to 1."""
+    """A patch, a damaged hole or a long scratch, in coordinates of -1 to 1; striped."""
     if seed % 3 == 0:
-        defect = np.hypot(x + 0.15, y - 0.2) < 0.12
+        defect = np.hypot(x + 0.15, y - 0.2) < 0.2
     elif seed % 3 == 1:
-        defect = np.hypot(x - 0.5, y) < 0.15
+        defect = np.hypot(x - 0.5, y) < 0.22
     else:
-        defect = (np.abs(x - y * 0.3) < 0.02) & (np.abs(y) < 0.45)
+        defect = (np.abs(x - y * 0.3) < 0.06) & (np.abs(y) < 0.45)
     return defect

@@ -1,7 +1,6 @@
 """Writing the graphs of a bundle: the encoder from PyTorch, the scorers node by node."""
 
 import ast
-import hashlib
 import logging
 import warnings
 from pathlib import Path
@@ -13,13 +12,12 @@ from onnx import TensorProto, helper
 
 from cff_export.blocks import ENCODER_SCOPE
 from cff_export.fused_encoder import FusedEncoder
+from cff_export.graph_files import write_graph
 from cff_export.passes import drop_unused
 
 # TensorRT 10.3 (JetPack 6) parses opset 20 and below
 OPSET = 18
 IR_VERSION = 9
-# protobuf stops at 2 GiB; above this the weights go to a file of their own
-MAX_SINGLE_FILE_BYTES = 1_900_000_000
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -55,13 +53,8 @@ def write_encoder(encoder: FusedEncoder, image_size: int, joint_dim: int, path: 
     model.ir_version = min(model.ir_version, IR_VERSION)
     _name_nodes(model)
     _strip_origins(model)
-    n_bytes = sum(tensor.nbytes for tensor in _weights(model))
-    logging.getLogger(__name__).info("encoder: %d nodes, %.1f MB", len(model.graph), n_bytes / 1e6)
-    external = None
-    if n_bytes > MAX_SINGLE_FILE_BYTES:
-        external = f"{path.name}.data"
-        model.metadata_props["weights_sha256"] = _weights_sha256(model)
-    ir.save(model, path, external_data=external)
+    logging.getLogger(__name__).info("encoder: %d nodes", len(model.graph))
+    write_graph(model, path)
     return n_dropped
 
 
@@ -90,18 +83,6 @@ def write_scorer(n_tokens: int, width: int, path: Path) -> None:
     model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
-
-
-def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
-    tensors = (value.const_value for value in model.graph.initializers.values())
-    return [tensor for tensor in tensors if tensor is not None]
-
-
-def _weights_sha256(model: ir.Model) -> str:
-    digest = hashlib.sha256()
-    for tensor in _weights(model):
-        digest.update(tensor.tobytes())
-    return digest.hexdigest()
 
 
 def _name_nodes(model: ir.Model) -> None:

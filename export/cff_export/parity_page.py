@@ -37,9 +37,8 @@ h1 { margin-bottom: 0; } h2 { margin: 2.6rem 0 .3rem; padding-top: .6rem;
 border-top: 1px solid var(--line); } h3 { margin: 1.5rem 0 .3rem; break-after: avoid; }
 a { color: inherit; } p { margin: .4rem 0; max-width: 62rem; }
 .good { color: var(--good); } .bad { color: var(--bad); }
-.muted { opacity: .75; font-size: .92rem; }
+.muted { opacity: .75; font-size: .92rem; } .wide { overflow-x: auto; }
 .warning { border-left: 4px solid var(--bad); padding: .4rem .9rem; background: #c628281a; }
-.wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .2rem 1.4rem .2rem 0; text-align: left;
 vertical-align: top; overflow-wrap: normal; }
@@ -166,8 +165,8 @@ def _overview(entries: Sequence[ParityEntry]) -> str:
         told = entry.report
         values = [_number(told[q.key], q.form) if q.key in told else "-" for q in quantities]
         link = f'<a href="#p{index}">{html.escape(entry.precision)}</a>'
-        file = html.escape(entry.encoder) or "-"
-        rows.append([link, _state(entry), file, *values, str(len(entry.kept_fp32))])
+        first = (link, _state(entry), html.escape(entry.encoder) or "-")
+        rows.append([*first, *values, str(len(entry.kept_fp32))])
     names = ("precision", "gate", "encoder", "map moves", "score moves", "AUROC differs")
     return (
         '<p class="muted">The golden images through each precision, against PyTorch in fp32. Moves '
@@ -342,8 +341,7 @@ def _pictures(entry: ParityEntry) -> str:
     checks = [c for c in entry.checks if c.expected_map.ndim == 2 and c.expected_map.size]
     if not checks:
         return ""
-    values = np.concatenate([check.expected_map.ravel() for check in checks])
-    values = values[np.isfinite(values)]
+    values = np.concatenate([c.expected_map[np.isfinite(c.expected_map)] for c in checks])
     low, high = np.quantile(values, (0.5, _HIGH_QUANTILE)).tolist() if values.size else (0.0, 1.0)
     top, meaning = _difference_scale(entry.report, high - low)
     figures = "".join(_figure(check, entry.precision, (low, high), top) for check in checks)
@@ -358,10 +356,12 @@ def _pictures(entry: ParityEntry) -> str:
 
 def _difference_scale(report: Mapping[str, Any], span: float) -> tuple[float, str]:
     """Return the difference that is drawn brightest, and what it is: the limit, if there is one."""
-    diff, shift, limits = (report.get(k) for k in ("map_max_diff", "map_shift", "limits"))
-    if diff and shift and limits and "map_shift" in limits:
-        bounds = [limits["map_shift"] * diff / shift, limits.get("anomaly_map")]
-        return min(bound for bound in bounds if bound is not None), "the limit of this precision"
+    limits = report.get("limits", {})
+    bounds = [limits.get("anomaly_map")]
+    if limits.get("map_shift") and report.get("map_max_diff") and report.get("map_shift"):
+        bounds.append(limits["map_shift"] * report["map_max_diff"] / report["map_shift"])
+    if top := min(filter(None, bounds), default=0.0):
+        return top, "the limit of this precision"
     return max(span, 1e-6) / 10, "a tenth of the scale of the maps"
 
 

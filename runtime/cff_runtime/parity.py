@@ -53,9 +53,17 @@ class ParityLimits:
     auroc: float = 0.002
     verdict_flips: int | None = 0
 
-    def of_numbers(self) -> "ParityLimits":
+    def of_features(self) -> "ParityLimits":
         """Return the limits without those of decisions, which random weights make by chance."""
-        return replace(self, rank_correlation=-1.0, auroc=1.0, verdict_flips=None)
+        anything = float("inf")
+        return replace(
+            self,
+            map_shift=anything,
+            score_shift=anything,
+            rank_correlation=-1.0,
+            auroc=1.0,
+            verdict_flips=None,
+        )
 
 
 # numbers must differ here, so they are judged in proportion, and by what they decide
@@ -231,7 +239,8 @@ def max_diff(got: NDArray[Any], want: NDArray[Any]) -> float:
     """
     if got.shape != want.shape or not got.size:
         return float("inf")
-    diff = float(np.abs(got.astype(np.float64) - want).max())
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        diff = float(np.abs(got.astype(np.float64) - want).max())
     return diff if np.isfinite(diff) else float("inf")
 
 
@@ -239,9 +248,10 @@ def row_cosines(got: NDArray[np.float32], want: NDArray[np.float32]) -> NDArray[
     """Cosines [N] between the rows of two arrays [N,C]; -1 where one is not finite."""
     if got.shape != want.shape or not got.size:
         return np.array([-1.0])
-    with np.errstate(invalid="ignore", over="ignore"):
-        norms = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
-        cosine = np.sum(got.astype(np.float64) * want, axis=1) / np.maximum(norms, 1e-12)
+    a, b = got.astype(np.float64), want.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosine = np.sum(a * b, axis=1) / np.maximum(norms, 1e-12)
     return np.where(np.isfinite(cosine), cosine, -1.0)
 
 
@@ -255,7 +265,12 @@ def auroc(scores: NDArray[np.float64], defective: NDArray[np.bool_]) -> float:
 
 
 def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Spearman's correlation, ties with their mean rank; 1 if both are constant."""
+    """Spearman's correlation, ties with their mean rank; 1 if both are constant.
+
+    NaN without values or with one that is not finite.
+    """
+    if not (first.size and np.isfinite(first).all() and np.isfinite(second).all()):
+        return float("nan")
     a, b = _ranks(first), _ranks(second)
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.sqrt((a @ a) * (b @ b)))

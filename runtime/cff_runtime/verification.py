@@ -189,7 +189,7 @@ def _golden_images(bundle: Bundle) -> list[str]:
 
 def _limits(bundle: Bundle) -> ParityLimits:
     limits = limits_for(bundle.manifest.precision)
-    return limits.of_numbers() if bundle.manifest.backbone.get("weights") == "random" else limits
+    return limits.of_features() if bundle.manifest.backbone.get("weights") == "random" else limits
 
 
 def _share(diff: float, whole: float) -> float:

@@ -20,7 +20,7 @@ from PIL import Image
 
 import cff_export
 from cff_edge.config import load_config
-from cff_export import ExportSettings, export_bundle, exporter, graphs, head_chains
+from cff_export import ExportSettings, export_bundle, exporter, graph_files, head_chains
 from cff_export.head_chains import fold_head
 from cff_export.passes import Linear, PassResult, StageChain, fold_affine
 from cff_runtime import Bundle, Inspector
@@ -180,7 +180,7 @@ def test_an_image_must_not_depend_on_its_batch(
     export: Exporting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diff: float
 ) -> None:
     monkeypatch.setattr(exporter, "batch_position_diff", lambda *_: diff)
-    with pytest.raises(ParityError, match=r"an image's features change by .* with its batch"):
+    with pytest.raises(ParityError, match=r"an image's answers change by .* with its batch"):
         export(tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 
@@ -436,7 +436,7 @@ def test_weights_beside_the_graph_are_part_of_the_bundle(
     photos: dict[str, NDArray[np.uint8]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(graphs, "MAX_SINGLE_FILE_BYTES", 100_000)
+    monkeypatch.setattr(graph_files, "MAX_SINGLE_FILE_BYTES", 100_000)
     bundle = export(tmp_path / "bundle")
     name = f"{bundle.manifest.encoder}.data"
     assert bundle.manifest.files[name].n_bytes == (bundle.path / name).stat().st_size > 100_000

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from cff_edge.detector import Detector
-from cff_export import graphs
+from cff_export import graph_files
 from cff_export.batch_check import batch_position_diff
 from cff_export.fused_encoder import FusedEncoder, folded_input
 from cff_export.graphs import write_encoder, write_scorer
@@ -182,7 +182,7 @@ def test_large_weights_go_to_a_file_beside_the_graph(
     source = _encoder(case.bundle)
     whole = source.stat().st_size
     replay(case.bundle)
-    monkeypatch.setattr(graphs, "MAX_SINGLE_FILE_BYTES", whole - 200_000)
+    monkeypatch.setattr(graph_files, "MAX_SINGLE_FILE_BYTES", whole - 200_000)
     _write(case, tmp_path / "apart.onnx")
     graph, weights = tmp_path / "apart.onnx", tmp_path / "apart.onnx.data"
     assert weights.stat().st_size > 100_000
@@ -196,7 +196,7 @@ def test_large_weights_go_to_a_file_beside_the_graph(
         _session(source).run(None, feed), _session(graph).run(None, feed), strict=True
     ):
         np.testing.assert_array_equal(one, other)
-    monkeypatch.setattr(graphs, "MAX_SINGLE_FILE_BYTES", whole)
+    monkeypatch.setattr(graph_files, "MAX_SINGLE_FILE_BYTES", whole)
     _write(case, tmp_path / "within.onnx")
     assert not (tmp_path / "within.onnx.data").exists()
     assert (tmp_path / "within.onnx").read_bytes() == source.read_bytes()
@@ -208,7 +208,7 @@ def test_graphs_of_other_weights_are_other_files(
     # a bundle's id hashes the graph, so it must tell apart weights that it does not hold
     case = exported("vit", "affine")
     source = _encoder(case.bundle)
-    monkeypatch.setattr(graphs, "MAX_SINGLE_FILE_BYTES", 0)
+    monkeypatch.setattr(graph_files, "MAX_SINGLE_FILE_BYTES", 0)
     programs = {
         "one": SimpleNamespace(model=ir.load(source)),
         "two": SimpleNamespace(model=ir.load(source)),

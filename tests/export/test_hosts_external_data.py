@@ -13,7 +13,6 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from cff_export import graphs
 from cff_export.hosts import check_external_data, external_data, write_standalone
 from cff_runtime import Bundle, Inspector, Profile
 from cff_runtime.errors import BundleError, UsageError
@@ -51,10 +50,6 @@ def _answers(path: Path) -> list[NDArray[Any]]:
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     answers: list[NDArray[Any]] = session.run(None, {"image": image})
     return answers
-
-
-def test_the_limit_is_the_exporters() -> None:
-    assert external_data.MAX_SINGLE_FILE_BYTES == graphs.MAX_SINGLE_FILE_BYTES == 1_900_000_000
 
 
 def test_the_same_answer_from_two_files(

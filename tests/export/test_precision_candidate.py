@@ -13,7 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 import cff_export.precision as precision_package
+from cff_export import graph_files
 from cff_export.blocks import block_of
+from cff_export.graph_files import read_graph, write_graph
 from cff_export.precision import (
     PRECISIONS,
     Judgement,
@@ -22,9 +24,7 @@ from cff_export.precision import (
     compare_speed,
     graph_blocks,
 )
-from cff_export.precision import files as graph_files
 from cff_export.precision.costs import block_costs, share_kept, upstream_blocks
-from cff_export.precision.files import read_graph, write_graph
 from cff_runtime.errors import BackendError, BundleError, UsageError
 
 Images = list[NDArray[np.uint8]]

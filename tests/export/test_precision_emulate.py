@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from cff_export.graph_files import read_graph
 from cff_export.precision.emulate import emulated_half
-from cff_export.precision.files import read_graph
 from cff_export.precision.half import to_half
 
 Half = NDArray[np.float16]

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cff_export.blocks import block_of
-from cff_export.precision.files import read_graph
+from cff_export.graph_files import read_graph
 from cff_export.precision.fixed_batch import fix_batch
 from cff_export.precision.half import to_half
 from cff_export.precision.histogram import Histogram

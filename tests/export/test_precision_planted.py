@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
+from cff_export.graph_files import read_graph, write_graph
 from cff_export.precision import (
     Candidate,
     StageProbe,
@@ -16,7 +17,6 @@ from cff_export.precision import (
     graph_blocks,
     repair,
 )
-from cff_export.precision.files import read_graph, write_graph
 
 Images = list[NDArray[np.uint8]]
 VIT_BLOCK = "trunk.visual.transformer.resblocks"

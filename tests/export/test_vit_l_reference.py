@@ -7,8 +7,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from cff_runtime import Bundle
 
 # 2.4 GiB of model; protobuf takes five times the weights while it writes them
 MAX_PEAK_BYTES = 10 * 2**30
@@ -67,15 +71,21 @@ print(json.dumps({
 """
 
 
-@pytest.mark.slow
-def test_vit_l_is_exported_and_inspects_in_less_than_10_gib(
-    tmp_path_factory: pytest.TempPathFactory, record_property: Callable[[str, object], None]
-) -> None:
+@pytest.fixture(scope="module")
+def exported_vit_l(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The bundle, and what the process that made it said."""
     out = tmp_path_factory.mktemp("vit-l") / "bundle"
     command = [sys.executable, "-c", _EXPORT_AND_INSPECT, str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    facts = json.loads(done.stdout)
+    return out, json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_vit_l_is_exported_and_inspects_in_less_than_10_gib(
+    exported_vit_l: tuple[Path, dict[str, Any]], record_property: Callable[[str, object], None]
+) -> None:
+    out, facts = exported_vit_l
     record_property("seconds", facts["seconds"])
     record_property("peak_gib", facts["peak_bytes"] / 2**30)
     print(facts["seconds"], f"peak {facts['peak_bytes'] / 2**30:.2f} GiB")  # noqa: T201
@@ -93,3 +103,25 @@ def test_vit_l_is_exported_and_inspects_in_less_than_10_gib(
     assert facts["verdict"] in ("pass", "reject")
     graph = out / "encoder.fp32.onnx"
     assert 1.1e9 < graph.stat().st_size < 1.4e9
+
+
+@pytest.mark.slow
+def test_vit_l_in_fp16_passes_the_gate_and_becomes_an_engine(
+    exported_vit_l: tuple[Path, dict[str, Any]],
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    out, _ = exported_vit_l
+    options = ["--precision", "fp16", "--engine", "tensorrt-rtx", "--compute-capability", "8.6,8.9"]
+    command = [sys.executable, "-m", "cff_export.cli", str(out), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stdout)  # noqa: T201
+    assert done.returncode == 0, done.stderr[-2000:]
+    bundle = Bundle.open(out)
+    variant = bundle.manifest.variants["fp16"]
+    assert variant.kept_fp32 == ()
+    assert min(variant.parity["feature_mean_cosine"]) > 0.9995
+    assert variant.parity["batch_position_max_diff"] <= 0.02
+    half = (out / variant.encoder).stat().st_size
+    assert 0.45 < half / (out / "encoder.fp32.onnx").stat().st_size < 0.55
+    (engine,) = (out / "engines").glob("encoder.fp16.*.engine")
+    assert engine.stat().st_size > 0.9 * half

@@ -205,12 +205,13 @@ def test_a_precision_that_nobody_knows_is_one_sentence(precision: str) -> None:
     assert len(str(caught.value)) < 200
 
 
-def test_limits_of_numbers_leave_decisions_alone() -> None:
+def test_limits_of_features_leave_decisions_alone() -> None:
     decided = {"rank_correlation": -1.0, "auroc_diff": 1.0, "flipped": ("a.png",) * 8}
     assert len(_with(**decided)) == 3
-    assert _with(**decided, limits=LIMITS.of_numbers()) == ()
-    (failure,) = _with(**decided, score_shift=0.5, limits=LIMITS.of_numbers())
-    assert failure.startswith("score moves by 50.0%")
+    assert _with(**decided, limits=LIMITS.of_features()) == ()
+    assert _with(**decided, score_shift=0.5, map_shift=9.0, limits=LIMITS.of_features()) == ()
+    (failure,) = _with(**decided, feature_mean_cosine=(1.0, 0.5), limits=LIMITS.of_features())
+    assert failure.startswith("features of stage 1 have a mean cosine of 0.5")
 
 
 # ---- the report

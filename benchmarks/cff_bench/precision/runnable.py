@@ -14,8 +14,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from cff_export.folders import copy_bundle
+from cff_export.graph_files import read_graph, write_graph
 from cff_export.precision.emulate import emulated_half
-from cff_export.precision.files import read_graph, write_graph
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import BundleError
 from cff_runtime.manifest import DEFAULT_PRECISION, FileEntry

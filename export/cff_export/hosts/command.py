@@ -85,6 +85,7 @@ def write_hosts(arguments: argparse.Namespace, bundle: Bundle) -> list[str]:
     ----------
     arguments : argparse.Namespace
     bundle : Bundle
+        The encoder's precision is that of the profile.
 
     Returns
     -------
@@ -102,6 +103,8 @@ def write_hosts(arguments: argparse.Namespace, bundle: Bundle) -> list[str]:
     if not (arguments.standalone or arguments.triton or arguments.ep_context):
         return []
     profile = None if arguments.profile is None else Profile.load(arguments.profile)
+    if profile is not None:
+        bundle = bundle.view(profile.precision_in(bundle.manifest))
     lines = []
     try:
         if arguments.standalone is not None and profile is not None:

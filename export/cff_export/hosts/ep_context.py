@@ -21,7 +21,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from cff_export.hosts.external_data import MAX_SINGLE_FILE_BYTES
+from cff_export.graph_files import MAX_SINGLE_FILE_BYTES
 from cff_export.hosts.staging import require_outside, staged_folder
 from cff_export.hosts.standalone import load_encoder
 from cff_runtime.bundle import Bundle

@@ -10,11 +10,10 @@ from pathlib import Path, PurePosixPath
 import onnx
 import onnx_ir as ir
 
+from cff_export.graph_files import MAX_SINGLE_FILE_BYTES
 from cff_runtime.errors import BundleError, UsageError
 from cff_runtime.storage import sha256_file
 
-# the same as of the exporter, whose module imports PyTorch
-MAX_SINGLE_FILE_BYTES = 1_900_000_000
 SHA256_KEY = "cff_external_data_sha256"
 
 

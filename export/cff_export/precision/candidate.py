@@ -16,10 +16,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from cff_export.blocks import block_of
+from cff_export.graph_files import WEIGHTS_HASH, read_graph, write_graph
 from cff_export.precision.calibration import images_sha256
 from cff_export.precision.costs import block_costs, share_kept
 from cff_export.precision.emulate import emulated_half
-from cff_export.precision.files import WEIGHTS_HASH, read_graph, write_graph
 from cff_export.precision.half import half_nodes, to_half
 from cff_export.precision.int8_dynamic import LARGEST_WEIGHT, dynamic_layers, to_int8_dynamic
 from cff_export.precision.int8_qdq import activation_clips, qdq_layers, to_int8_qdq

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cff_export.graph_files import read_graph
 from cff_export.precision.costs import upstream_blocks
-from cff_export.precision.files import read_graph
 from cff_export.precision.repair import Judgement
 from cff_export.precision.sessions import open_session
 
