@@ -31,7 +31,7 @@ class BatchSummary:
 
     Attributes
     ----------
-    n_images, n_pass, n_reject, n_errors : int
+    n_images, n_pass, n_review, n_reject, n_errors : int
         Of all images of the source; every error has its text in the results.
     n_scored : int
         Images scored now; the others had a result already.
@@ -47,6 +47,7 @@ class BatchSummary:
 
     n_images: int
     n_pass: int
+    n_review: int
     n_reject: int
     n_errors: int
     n_scored: int
@@ -143,6 +144,7 @@ def run_batch(
     return BatchSummary(
         n_images=len(images),
         n_pass=counts["pass"],
+        n_review=counts["review"],
         n_reject=counts["reject"],
         n_errors=counts["errors"],
         n_scored=n_scored,

@@ -167,6 +167,7 @@ def _batch(arguments: argparse.Namespace) -> int:
     else:
         print(
             f"{summary.results}  {summary.n_images} images: {summary.n_pass} pass, "
+            f"{summary.n_review} review, "
             f"{summary.n_reject} reject, {summary.n_errors} errors; {summary.n_scored} scored now, "
             f"{summary.images_per_second:.1f} images/s"
         )
