@@ -14,6 +14,7 @@ import numpy as np
 
 from cff_runtime.batch import run_batch
 from cff_runtime.bundle import Bundle
+from cff_runtime.console import show_progress, tell
 from cff_runtime.curve.command import add_curve_parser
 from cff_runtime.doctor.command import add_doctor_parser
 from cff_runtime.engines.command import add_engine_parser
@@ -26,7 +27,6 @@ from cff_runtime.planner.command import add_plan_parser
 from cff_runtime.profile import Profile
 from cff_runtime.profile_command import add_profile_parsers
 from cff_runtime.replay.command import add_replay_parser
-from cff_runtime.replay.console import show_progress, tell
 from cff_runtime.result import Result
 from cff_runtime.storage import atomic_path
 from cff_runtime.thresholds.command import add_threshold_parser

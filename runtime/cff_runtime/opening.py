@@ -6,9 +6,8 @@ import logging
 from cff_runtime.backends import Backend, open_backend
 from cff_runtime.bundle import Bundle
 from cff_runtime.inspector import Inspector
+from cff_runtime.precisions import refusal
 
-# hold fp16 tensors, which ONNX Runtime widens on the CPU and never rounds
-_GPU_PRECISIONS = ("fp16", "int8-qdq")
 log = logging.getLogger(__name__)
 
 
@@ -26,10 +25,7 @@ def open_named_backend(arguments: argparse.Namespace, bundle: Bundle) -> Backend
         As `cff_runtime.backends.open_backend`.
     """
     precision = bundle.manifest.precision
-    if arguments.provider == "cpu" and precision in _GPU_PRECISIONS:
-        log.warning(
-            "note: on the CPU, ONNX Runtime computes %s in fp32: not the answers of a GPU",
-            precision,
-        )
+    if reason := refusal(precision, arguments.provider):
+        log.warning("note: %s on provider %s: %s", precision, arguments.provider, reason)
     options = {"provider": arguments.provider, "threads": arguments.threads}
     return open_backend(arguments.backend, bundle, options)

@@ -11,9 +11,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cff_runtime.console import add_box_options, say, show_progress, tell
 from cff_runtime.errors import ImageError, UsageError
 from cff_runtime.manifest import DEFAULT_PRECISION
-from cff_runtime.replay.console import add_box_options, say, show_progress, tell
 from cff_runtime.thresholds import DEFAULT_MARGIN
 
 if TYPE_CHECKING:

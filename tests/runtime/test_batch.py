@@ -367,7 +367,7 @@ def test_the_command_prints_a_summary(
     assert code == 1  # an image failed
     assert (facts["n_images"], facts["n_errors"], facts["n_scored"]) == (10, 1, 10)
     assert facts["results"] == str(out / "results.parquet")
-    assert "scored 10 of 10 images" in errors
+    assert "scored 10 of 10" in errors
     assert "error: 1 of 10 images failed" in errors
 
     (tmp_path / "list.txt").write_text("\n".join(paths))
@@ -547,7 +547,7 @@ def test_results_have_every_image_once_in_order_of_the_source(tmp_path: Path) ->
     write_part(tmp_path, "b", [_row("z", verdict=None, error="bad"), _row("x")])
     assert finished_images(tmp_path) == {_key("x"), _key("old"), _key("z")}
     counts = write_results(tmp_path, [_key("z"), _key("x")])
-    assert counts == {"pass": 1, "reject": 0, "errors": 1}
+    assert counts == {"pass": 1, "review": 0, "reject": 0, "errors": 1}
     assert [row["image"] for row in _rows(tmp_path)] == ["z", "x"]
     with pytest.raises(StorageError, match="1 have none, such as `y`; run the same command again"):
         write_results(tmp_path, [_key("x"), _key("y")])

@@ -15,7 +15,6 @@ from cff_runtime.manifest import Variant
 from cff_runtime.planner.budget import Budget, parse_budget
 from cff_runtime.planner.memory import bank_bytes, fit_memory
 from cff_runtime.planner.planning import Opened, Planner
-from cff_runtime.planner.precisions import refusal
 from cff_runtime.planner.report import write_report
 from cff_runtime.planner.timing import (
     MIN_ROUNDS,
@@ -26,6 +25,7 @@ from cff_runtime.planner.timing import (
     thin,
     time_inspections,
 )
+from cff_runtime.precisions import refusal
 
 Parts = list[NDArray[np.uint8]]
 

@@ -102,7 +102,7 @@ def test_enroll_writes_a_profile(
     assert (profile.product, profile.n_references) == ("ring", 4)
     assert f"threshold {profile.threshold.value:.4f}" in done.out
     assert "expected false rejects <= 20%" in done.out
-    assert "encoded 20 of 20 images" in done.err
+    assert "encoded 20 of 20" in done.err
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
@@ -255,7 +255,9 @@ def test_inspect_prints_one_line_per_image(
     done = run("inspect", lite_bundle.path, parts, "--profile", profile_file)
 
     lines = done.out.splitlines()
-    assert done.code == 0 and done.err == ""
+    assert done.code == 0
+    # a scratch across a tiny part changes it as a whole; no more than a warning may come of it
+    assert all("looks like another product" in line for line in done.err.splitlines())
     assert [line.split()[0] for line in lines] == ["pass"] * 4 + ["reject"]
     assert [line.split()[-1] for line in lines] == [str(path) for path in sorted(parts.iterdir())]
 
@@ -402,7 +404,7 @@ def test_unusual_images_get_results(
 
     done = run("inspect", lite_bundle.path, tmp_path / f"image{suffix}", "--profile", profile_file)
 
-    assert done.code == 0 and done.err == ""
+    assert done.code == 0 and "looks like another product than `ring`" in done.err
     assert done.out.startswith("reject")
 
 

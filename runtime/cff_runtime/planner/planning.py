@@ -16,7 +16,6 @@ from cff_runtime.planner.budget import Budget
 from cff_runtime.planner.loss import measure_loss
 from cff_runtime.planner.memory import MeasureMemory, fit_memory
 from cff_runtime.planner.plan import Candidate, Plan
-from cff_runtime.planner.precisions import refusal
 from cff_runtime.planner.timing import (
     SHARES,
     Inspects,
@@ -26,6 +25,7 @@ from cff_runtime.planner.timing import (
     thin,
     time_inspections,
 )
+from cff_runtime.precisions import refusal
 from cff_runtime.profile import Profile
 from cff_runtime.profile_history import record
 from cff_runtime.references import ReferenceImage

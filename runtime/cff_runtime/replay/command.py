@@ -5,14 +5,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cff_runtime.errors import UsageError
-from cff_runtime.replay.console import (
+from cff_runtime.console import (
     add_box_options,
     backend_options,
     say,
     show_progress,
     tell,
 )
+from cff_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from cff_runtime.replay.rescoring import Side
@@ -98,7 +98,7 @@ def _open_sides(arguments: argparse.Namespace) -> "tuple[Side, Side]":
     from cff_runtime.backends import Backend, open_backend
     from cff_runtime.bundle import Bundle
     from cff_runtime.inspector import Inspector
-    from cff_runtime.planner.precisions import refusal
+    from cff_runtime.precisions import refusal
     from cff_runtime.profile import Profile
     from cff_runtime.replay.rescoring import Side
 
