@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/experiment.md", "docs/thresholds.md")
+DOCUMENTS = ("README.md", "docs/experiment.md", "docs/profiles.md", "docs/thresholds.md")
 EXPERIMENT = "docs/results/experiment.json"
 THRESHOLDS = "benchmarks/results/thresholds.json"
 
@@ -162,6 +162,31 @@ def precision_drift(report: dict[str, Any]) -> str:
         f"{min(points) / len(points):.2f} to {max(points) / len(points):.2f} of them. A score's "
         f"shift is a share of the way from a good part to the threshold.{how}\n\n"
         + _table(header, rows)
+    )
+
+
+def search(report: dict[str, Any]) -> str:
+    """What the search of memory banks takes, by their size."""
+    environment, bundle, settings = report["environment"], report["bundle"], report["settings"]
+    rows = [
+        [
+            str(entry["shots"]),
+            entry["name"],
+            str(sum(entry["bank_rows"])),
+            f"{entry['search']['p50_ms']:.2f}",
+            f"{entry['share']:.1%}",
+            f"{entry['share_of_decoded']:.1%}",
+            f"{entry['ratio_to_plain']:.2f}",
+            f"{entry['max_difference_to_float64']:.0e}",
+        ]
+        for entry in report["banks"]
+    ]
+    header = ["K", "bank", "rows", "search ms", "share", "without decoding", "of the plain graph"]
+    return (
+        f"`{bundle['backbone']['name']}` at {bundle['input_px'][0]} px, "
+        f"{environment['cpu_model']}, {settings['threads']} threads, medians of {settings['n']} in one run. Share: of an "
+        "inspection from the file on. Error: against a float64 brute force.\n\n"
+        + _table([*header, "error"], rows)
     )
 
 
@@ -416,6 +441,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "thresholds_left_out": (THRESHOLDS, thresholds_left_out),
     "thresholds_real": (THRESHOLDS, thresholds_real),
     "thresholds_rule": (THRESHOLDS, thresholds_rule),
+    "search_embedded": ("docs/results/search-embedded.json", search),
+    "search_vitl": ("docs/results/search-vitl.json", search),
     "experiment_main": (EXPERIMENT, experiment_main),
     "experiment_labels": (EXPERIMENT, experiment_labels),
     "experiment_sets": (EXPERIMENT, experiment_sets),

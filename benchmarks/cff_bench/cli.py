@@ -15,6 +15,7 @@ from typing import Any
 
 from cff_bench.environment import available_cores, package_version
 from cff_bench.search.command import add_search_parser
+from cff_bench.thresholds.command import add_thresholds_parser
 from cff_runtime.errors import CffError, MissingDependencyError
 from cff_runtime.storage import atomic_write
 
@@ -98,7 +99,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cff-bench {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands = (_add_table6, _add_latency, _add_precision, _add_demo, _add_real_parts)
-    for add_command in (*commands, _add_experiment, add_search_parser):
+    for add_command in (*commands, _add_experiment, add_search_parser, add_thresholds_parser):
         add_command(subparsers)
     return parser
 

@@ -64,12 +64,12 @@ def test_it_is_exact_on_real_features(report: dict[str, Any]) -> None:
 def test_shares_and_ratios_are_of_one_round(report: dict[str, Any]) -> None:
     for entry in report["banks"]:
         assert entry["search"]["n"] == 3
-        assert 0 < entry["share"] < 1
+        assert 0 < entry["share"] < entry["share_of_decoded"] < 1
         rows = sum(entry["bank_rows"])
         assert entry["us_per_row"] == pytest.approx(1e3 * entry["search"]["p50_ms"] / rows)
     plain = [entry for entry in report["banks"] if entry["name"] == "plain graph"]
     assert [entry["ratio_to_plain"] for entry in plain] == [1.0, 1.0]
-    assert set(report["inspection"]) == {"preprocess", "encode", "finish"}
+    assert set(report["inspection"]) == {"decode", "preprocess", "encode", "finish"}
 
 
 def test_compression_and_memory_are_told(report: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ from cff_bench.search.measurement import BACKEND
 from cff_bench.timing import format_table
 
 _HEADER = (
-    "K", "bank", "rows", "MB", "search ms", "share", "to plain", "us/row", "peak MB", "difference"
+    "K", "bank", "rows", "MB", "search ms", "share", "of decoded",
+    "to plain", "us/row", "peak MB", "difference"
 )  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def _row(entry: Mapping[str, Any]) -> list[str]:
         f"{entry['bank_mb']:.1f}",
         f"{entry['search']['p50_ms']:.2f}",
         f"{entry['share']:.1%}",
+        f"{entry['share_of_decoded']:.1%}",
         f"{entry['ratio_to_plain']:.2f}",
         f"{entry['us_per_row']:.3f}",
         "" if peak is None else f"{peak:.1f}",
