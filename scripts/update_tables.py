@@ -184,8 +184,8 @@ def search(report: dict[str, Any]) -> str:
     header = ["K", "bank", "rows", "search ms", "share", "without decoding", "of the plain graph"]
     return (
         f"`{bundle['backbone']['name']}` at {bundle['input_px'][0]} px, "
-        f"{environment['cpu_model']}, {settings['threads']} threads, medians of {settings['n']} in one run. Share: of an "
-        "inspection from the file on. Error: against a float64 brute force.\n\n"
+        f"{environment['cpu_model']}, {settings['threads']} threads, medians of {settings['n']} "
+        "in one run. Share: of an inspection from the file on. Error: against a float64 brute force.\n\n"
         + _table([*header, "error"], rows)
     )
 
