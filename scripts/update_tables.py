@@ -185,8 +185,8 @@ def search(report: dict[str, Any]) -> str:
     return (
         f"`{bundle['backbone']['name']}` at {bundle['input_px'][0]} px, "
         f"{environment['cpu_model']}, {settings['threads']} threads, medians of {settings['n']} "
-        "in one run. Share: of an inspection from the file on. Error: against a float64 brute force.\n\n"
-        + _table([*header, "error"], rows)
+        "in one run. Share: of an inspection from the file on. Error: against a float64 brute "
+        "force.\n\n" + _table([*header, "error"], rows)
     )
 
 

@@ -121,6 +121,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         "".join(document(name, "old") for name in EXPECTED)
     )
     (tmp_path / "docs" / "thresholds.md").write_text(document("thresholds_rule", "no JSON yet"))
+    (tmp_path / "docs" / "profiles.md").write_text(document("search_vitl", "no JSON yet"))
     return module
 
 
