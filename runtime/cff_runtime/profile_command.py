@@ -15,6 +15,8 @@ from cff_runtime.console import add_box_options, say, show_progress, tell
 from cff_runtime.errors import ImageError, UsageError
 from cff_runtime.manifest import DEFAULT_PRECISION
 from cff_runtime.thresholds import DEFAULT_MARGIN
+from cff_runtime.thresholds.command import share
+from cff_runtime.thresholds.moving import BY_HAND
 
 if TYPE_CHECKING:
     from cff_runtime.image_checks import ImageWarning
@@ -62,9 +64,9 @@ def _add_enroll(commands: Commands) -> None:
         "--max-bank", type=int, metavar="ROWS", help="of a stage; a larger one is compressed"
     )
     enroll.add_argument("--margin", type=float, default=DEFAULT_MARGIN, help="of the threshold")
-    enroll.add_argument("--max-false-reject", type=float, metavar="SHARE", help="of good parts")
+    enroll.add_argument("--max-false-reject", type=share, metavar="SHARE", help="of good parts")
     enroll.add_argument(
-        "--max-false-accept", type=float, metavar="SHARE", help="of defective parts"
+        "--max-false-accept", type=share, metavar="SHARE", help="of defective parts"
     )
     enroll.add_argument("--confidence", type=float, help="with which these hold")
     _add_evidence(enroll)
@@ -248,6 +250,8 @@ def _evidence(arguments: argparse.Namespace, profile: "Profile") -> dict[str, li
     """Return further parts and defects, and say so where the threshold had some before."""
     from cff_runtime.imaging import list_images
 
+    if profile.threshold.method == BY_HAND:
+        tell("warning: a threshold set by hand is replaced; set it again with `cff-run threshold`")
     for option, kind in (("further", "further"), ("defects", "defective")):
         n_before = len(profile.threshold.card_scores(kind))
         if n_before and not getattr(arguments, option):

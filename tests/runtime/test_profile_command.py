@@ -19,6 +19,7 @@ from cff_runtime.errors import CffError
 from cff_runtime.imaging import load_image
 from cff_runtime.profile_command import add_profile_parsers
 from cff_runtime.profile_history import history_folder, versions
+from cff_runtime.thresholds import move_threshold
 
 Images = list[NDArray[np.uint8]]
 
@@ -203,6 +204,29 @@ def test_show_of_a_bundle_has_no_picture(lite_bundle: Bundle, tmp_path: Path, ru
     done = run("show", lite_bundle.path, "--picture", tmp_path / "p.png")
 
     assert done.code == 2 and "must come with a profile" in done.err
+
+
+def test_a_threshold_set_by_hand_is_not_lost_in_silence(
+    run: Run, lite_bundle: Bundle, profile_file: Path
+) -> None:
+    enrolled = Profile.load(profile_file)
+    value = enrolled.threshold.value + 1.0
+    replace(enrolled, threshold=move_threshold(enrolled.threshold, reject=value)).save(profile_file)
+
+    done = run("remove", lite_bundle.path, "1", "--profile", profile_file)
+
+    assert done.code == 0
+    assert "a threshold set by hand is replaced; set it again with `cff-run threshold`" in done.err
+    assert Profile.load(profile_file).threshold.method != "by-hand"
+
+
+def test_shares_are_read_as_percent_too(run: Run, lite_bundle: Bundle, parts: Path) -> None:
+    out = parts.parent / "wish.safetensors"
+    command = ("enroll", lite_bundle.path, parts, "--product", "ring", "--out", out)
+
+    assert run(*command, "--max-false-reject", "5%").code == 0
+    assert Profile.load(out).settings["max_false_reject"] == 0.05
+    assert run(*command, "--max-false-reject", "5").code == 2
 
 
 def test_lost_further_parts_are_told(
