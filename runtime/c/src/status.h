@@ -5,9 +5,9 @@
 #include "cff.h"
 
 #if defined(__GNUC__)
-#define CFF__PRINTF(format, first) __attribute__((format(printf, format, first)))
+#define CFF__PRINTF(text, first) __attribute__((format(printf, text, first)))
 #else
-#define CFF__PRINTF(format, first)
+#define CFF__PRINTF(text, first)
 #endif
 
 /* Leave a sentence for cff_last_error and return `status`. */
