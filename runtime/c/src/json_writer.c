@@ -112,12 +112,28 @@ void cff__json_put_bool(cff__json_writer *out, bool value) {
   cff__json_put_source(out, value ? "true" : "false", value ? 4 : 5);
 }
 
+static bool reads_back(const char *digits, int n, int exponent, double value) {
+  char text[CFF__DOUBLE_SIZE];
+  double back = 0.0;
+  snprintf(text, sizeof text, "%.*se%d", n, digits, exponent - (n - 1));
+  return cff__parse_number(text, strlen(text), &back) && back == value;
+}
+
+/* The next larger number of as many digits; false for 99..9, which has none. */
+static bool next_up(char *digits, int n) {
+  int last = n - 1;
+  while (last >= 0 && digits[last] == '9') last--;
+  if (last < 0) return false;
+  digits[last]++;
+  memset(digits + last + 1, '0', (size_t)(n - 1 - last));
+  return true;
+}
+
 /* Fewest digits, without point, that read back as `value`; returns the decimal exponent. */
 static int shortest_digits(double value, char digits[24], int *n_digits) {
   char text[CFF__DOUBLE_SIZE];
   int exponent = 0;
   for (int precision = 0; precision < 17; precision++) {
-    double back = 0.0;
     int n = 0;
     snprintf(text, sizeof text, "%.*e", precision, value);
     char *mark = strchr(text, 'e');
@@ -125,8 +141,9 @@ static int shortest_digits(double value, char digits[24], int *n_digits) {
       if (*at >= '0' && *at <= '9') digits[n++] = *at;
     exponent = atoi(mark + 1);
     *n_digits = n;
-    snprintf(text, sizeof text, "%.*se%d", n, digits, exponent - (n - 1));
-    if (cff__parse_number(text, strlen(text), &back) && back == value) break;
+    if (reads_back(digits, n, exponent, value)) break;
+    /* above a power of two the next double is twice as far as below: the farther decimal may do */
+    if (precision < 16 && next_up(digits, n) && reads_back(digits, n, exponent, value)) break;
   }
   return exponent;
 }
