@@ -6,25 +6,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum cff__pixel_format {
-    CFF__PIXELS_RGB = 0,
-    CFF__PIXELS_BGR = 1,
-    CFF__PIXELS_RGBA = 2, /* alpha is dropped, as by the Python runtime's `imaging` */
-    CFF__PIXELS_GREY = 3
-} cff__pixel_format;
+#include "cff.h"
 
-/* Bytes of one pixel, 0 for a format that there is not. */
-size_t cff__pixel_bytes(cff__pixel_format format);
+/* As in the Python runtime. */
+#define CFF__MIN_SIDE 16
 
 /* Whether a * b fits; only then is *product written. */
 bool cff__multiply(size_t a, size_t b, size_t *product);
 
-/* Whether an image of these sizes can lie in memory: no side is 0, rows do not overlap, the last
-   byte can be addressed. `stride` is the bytes from one row to the next. */
-bool cff__pixels_fit(size_t height, size_t width, size_t stride, cff__pixel_format format);
+/* CFF_OK if the image's fields can be true and its sides are long enough to be inspected: rows do
+ * not overlap, the last byte can be addressed. */
+cff_status cff__check_image(const cff_image *image);
 
-/* Write an image that fits as packed RGB, height * width * 3 bytes. */
-void cff__to_rgb(const uint8_t *pixels, size_t height, size_t width, size_t stride,
-                 cff__pixel_format format, uint8_t *rgb);
+/* Write a checked image as packed RGB, height * width * 3 bytes. Alpha is dropped, as by the
+ * Python runtime's `imaging`. */
+void cff__to_rgb(const cff_image *image, uint8_t *rgb);
 
 #endif
