@@ -113,8 +113,9 @@ def test_impossible_sides(c_internals: ctypes.CDLL, c_status: SimpleNamespace) -
     found, count = ctypes.POINTER(_Region)(), SIZE(7)
     for sides in ((0, 5, 16, 16), (5, 5, 16, 1 << 40)):
         h, w, image_h, image_w = (SIZE(side) for side in sides)
+        outs = (ctypes.byref(found), ctypes.byref(count))
         status = c_internals.cff__find_regions(
-            None, h, w, ctypes.c_double(0), image_h, image_w, ctypes.byref(found), ctypes.byref(count)
+            None, h, w, ctypes.c_double(0), image_h, image_w, *outs
         )
         assert status == c_status.IMAGE
         assert not found

@@ -1,6 +1,10 @@
 """The resize of libcff against Pillow, bit for bit."""
 
 import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +16,9 @@ from cff_runtime.preprocessing import Preprocessing
 
 Pixels = NDArray[np.uint8]
 SIZE = ctypes.c_size_t
+C_FOLDER = Path(__file__).parents[3] / "runtime" / "c"
+# the suite itself may run with sanitizers loaded
+_SANITIZER_NAMES = {"LD_PRELOAD", "ASAN_OPTIONS"}
 
 # (h, w) -> (H, W): single pixels and lines, up, down, both at once, one axis only, extreme ratios
 SIZES = [
@@ -132,3 +139,31 @@ def test_preprocess_is_pythons(c_internals: ctypes.CDLL, pixel_format: str) -> N
     )
     assert status == 0
     np.testing.assert_array_equal(resized, Preprocessing(48, 96)(given))
+
+
+def test_failing_memory(tmp_path: Path) -> None:
+    """Each allocation of the resize, the maps and the regions fails once; nothing leaks."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        pytest.skip("a C compiler is not installed")
+    sources = ["finishing.c", "pixels.c", "regions.c", "resize.c", "status.c"]
+    program = tmp_path / "failing_memory"
+    command = [
+        *(compiler, "-std=c99", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Werror"),
+        *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+        *("-Wl,--wrap=malloc,--wrap=realloc", f"-I{C_FOLDER / 'include'}", f"-I{C_FOLDER / 'src'}"),
+        *("-o", str(program), str(C_FOLDER / "tests" / "failing_memory.c")),
+        *(str(C_FOLDER / "src" / source) for source in sources),
+        "-lm",
+    ]
+    clean = {name: value for name, value in os.environ.items() if name not in _SANITIZER_NAMES}
+    built = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env=clean
+    )
+    if "cannot find" in built.stderr:
+        pytest.skip("the compiler's sanitizers are not installed")
+    assert built.returncode == 0, built.stderr
+    ran = subprocess.run(
+        [str(program)], capture_output=True, text=True, timeout=60, check=False, env=clean
+    )
+    assert ran.returncode == 0, ran.stderr
