@@ -6,8 +6,9 @@
 #include "status.h"
 
 #define BORDER_SHARE 16 /* of a side */
-/* OpenCV adds a row's terms in one order in blocks of so many pixels, and in another in what is
-   left of the row; 16 where it runs with AVX2. The last bits of a row's end depend on it. */
+/* OpenCV computes in float32. It adds a row's terms in one order in blocks of so many pixels, and in
+ * another in what is left of the row; 16 and fused multiply-adds where it runs with AVX2. Found by
+ * experiment with OpenCV 5.0; without AVX2 its own levels differ by 1 in 0.02 % of the places. */
 #define BLOCK 16
 
 typedef struct augmentation {
@@ -23,7 +24,6 @@ static const augmentation AUGMENTATIONS[CFF__N_AUGMENTATIONS] = {
     {0.0, 0.0, -0.015, 0.96F},
 };
 
-/* Positions: float32 with fused multiply-adds, found by experiment against OpenCV 5.0. */
 typedef struct image {
   const uint8_t *pixels;
   size_t height, width;
