@@ -65,9 +65,7 @@ def _load(path: Path) -> ctypes.CDLL:
     library.cff_last_error.restype = ctypes.c_char_p
     library.cff_status_str.restype = ctypes.c_char_p
     for name in ("cff_bundle_free", "cff_profile_free"):
-        function = getattr(library, name, None)
-        if function is None:
-            continue
+        function = getattr(library, name)
         function.argtypes, function.restype = [ctypes.c_void_p], None
     return library
 
