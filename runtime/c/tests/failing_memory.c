@@ -1,6 +1,6 @@
 /* Let every allocation of libcff's numbers fail once, one after the other: each call must say so
  * and leave nothing behind. Linked with --wrap=malloc,--wrap=realloc and built with the address
- * sanitizer, which tells what was left. Exit status: 0 if all is well, else the line that failed. */
+ * sanitizer, which tells what was left. Exit status: 0 if all is well, else a line's number. */
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
