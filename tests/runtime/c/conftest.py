@@ -18,7 +18,16 @@ import pytest
 
 C_FOLDER = Path(__file__).parents[3] / "runtime" / "c"
 STATUS = SimpleNamespace(
-    OK=0, USAGE=1, MEMORY=2, STORAGE=3, BUNDLE=4, PROFILE=5, MISMATCH=6, IMAGE=7, BACKEND=8, BUFFER=9
+    OK=0,
+    USAGE=1,
+    MEMORY=2,
+    STORAGE=3,
+    BUNDLE=4,
+    PROFILE=5,
+    MISMATCH=6,
+    IMAGE=7,
+    BACKEND=8,
+    BUFFER=9,
 )
 
 
