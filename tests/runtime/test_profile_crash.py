@@ -93,9 +93,11 @@ for number in range(1, int(n_kills) + 1):
     if child == 0:
         if mode == "operation":
             die_at(number)
-        for step in STEPS:
-            step()
-        os._exit(0)
+        while True:  # until it is killed, however fast the machine is
+            for step in STEPS:
+                step()
+            if mode == "operation":
+                os._exit(0)
     if mode == "moment":
         time.sleep(random.uniform(0.0, 0.12))
         os.kill(child, signal.SIGKILL)
@@ -134,7 +136,7 @@ def test_death_at_random_moments_leaves_a_whole_profile(
     counts = kill_children("moment", n_kills)
 
     assert counts["kills"] == n_kills
-    assert counts["killed"] > 0.5 * n_kills  # the others had ended before
+    assert counts["killed"] == n_kills
     assert counts["longest"] >= 1
 
 

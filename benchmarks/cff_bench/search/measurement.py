@@ -7,6 +7,7 @@ so that whatever else the machine does hits all alike; shares and ratios are tak
 """
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,7 +135,7 @@ def run_search(settings: SearchSettings) -> dict[str, Any]:
             for name in ("decode", "preprocess", "encode", "finish")
         },
         "int8_preselection": bench.preselection(shots, [bank_of(s, shots) for s in stages]),
-        "images": {"folder": str(settings.images), "n_encoded": n_references},
+        "images": {"folder": _told(settings.images), "n_encoded": n_references},
         "bundle": bundle_facts(settings.bundle, bundle.manifest),
         "environment": environment.to_dict(),
         "settings": {
@@ -282,6 +283,14 @@ def _entry(
         "peak_beyond_bank_mb": peak_mb if searched.name == BACKEND else None,
         **searched.facts,
     }
+
+
+def _told(folder: Path) -> str:
+    """Return the folder as others have it: below ``CFF_DATA`` where it lies there."""
+    data = os.environ.get("CFF_DATA")
+    if data and folder.resolve().is_relative_to(Path(data).resolve()):
+        return str(folder.resolve().relative_to(Path(data).resolve()))
+    return str(folder)
 
 
 def _key(searched: Searched) -> str:
