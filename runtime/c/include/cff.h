@@ -1,4 +1,4 @@
-/* libcff: inspect parts with a bundle and profiles of cff-edge.
+/* libcff: bundles and profiles of cff-edge. Encoders do not run in it yet.
  *
  *     cff_bundle *bundle = NULL;
  *     cff_profile *profile = NULL;
