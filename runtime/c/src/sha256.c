@@ -32,15 +32,17 @@ static void compress(uint32_t state[8], const uint8_t *block) {
     w[t] = w[t - 16] + s0 + w[t - 7] + s1;
   }
   memcpy(v, state, sizeof v);
-  for (int t = 0; t < 64; t++) {
-    uint32_t a = v[0], e = v[4];
-    uint32_t choose = (e & v[5]) ^ (~e & v[6]);
-    uint32_t majority = (a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]);
-    uint32_t t1 = v[7] + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + choose + K[t] + w[t];
-    uint32_t t2 = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + majority;
-    memmove(v + 1, v, 7 * sizeof *v);
-    v[4] += t1;
-    v[0] = t1 + t2;
+  /* instead of moving the eight variables on, each round names them one place further */
+  for (int t = 0; t < 64; t += 8) {
+    for (int i = 0; i < 8; i++) {
+      uint32_t a = v[(8 - i) & 7], b = v[(9 - i) & 7], c = v[(10 - i) & 7];
+      uint32_t e = v[(12 - i) & 7], f = v[(13 - i) & 7], g = v[(14 - i) & 7];
+      uint32_t t1 = v[(15 - i) & 7] + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) +
+                    ((e & f) ^ (~e & g)) + K[t + i] + w[t + i];
+      v[(11 - i) & 7] += t1;
+      v[(15 - i) & 7] = t1 + (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) +
+                        ((a & b) ^ (a & c) ^ (b & c));
+    }
   }
   for (int i = 0; i < 8; i++) state[i] += v[i];
 }
