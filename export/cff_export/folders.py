@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cff_runtime.engines.bundle_engines import ENGINES_FOLDER
 from cff_runtime.errors import StorageError, UsageError
 from cff_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
 from cff_runtime.storage import atomic_write, sha256_file
 
 PARITY = "parity.json"
-ENGINES = "engines"
 
 
 def check_target(out: Path, replace: bool) -> None:
@@ -71,7 +71,7 @@ def list_files(folder: Path) -> dict[str, FileEntry]:
     return {
         name.as_posix(): FileEntry(sha256_file(path), path.stat().st_size)
         for name, path in sorted(paths.items())
-        if name.as_posix() != MANIFEST_NAME and name.parts[0] != ENGINES
+        if name.as_posix() != MANIFEST_NAME and name.parts[0] != ENGINES_FOLDER
     }
 
 

@@ -5,10 +5,9 @@ hardware table says which have run.
 
 A bank is searched chunk by chunk, every row in float32. On a CPU chunks are shared out to host
 threads, each of which runs the scorer on one core (`cff_runtime.backends.chunk_walkers`); on a
-device they follow one another. That runs at four fifths of a core's matrix speed, and what would do
-less work was measured to cost more (`cff-bench search`): int8 leaves 0.3 to 15 % of the pairs to
-float32, and comparing these takes longer than comparing all; blocks of rows with a centre and a
-radius are needed by half the tokens and more. For larger banks there is `cff_runtime.coreset`.
+device they follow one another. Doing less work costs more: int8 pre-selection leaves so many pairs
+to float32 that comparing these takes longer than comparing all (`cff-bench search` measures it).
+For larger banks there is `cff_runtime.coreset`.
 """
 
 import contextlib
