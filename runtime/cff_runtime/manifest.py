@@ -8,6 +8,7 @@ A bundle may hold its encoder in several precisions. Each is a *variant* with an
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
@@ -25,6 +26,10 @@ DEFAULT_PRECISION = "fp32"
 MAX_STAGES = 16
 MAX_TOKENS = 1 << 16
 MAX_WIDTH = 1 << 14
+MAX_FILES = 4096
+_SHA256 = re.compile("[0-9a-f]{64}")
+# control characters, Windows' drives, streams and separators, and its names that end in nothing
+_NO_FILE_NAME = re.compile(r"[\x00-\x1f\x7f:\\]|[. ](/|$)")
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,7 @@ def _parse_fields(fields: Mapping[str, Any]) -> Manifest:
         distance=text_field("distance"),
         text=_parse_text(facts("text")),
         golden=text_field("golden"),
-        files={name: _parse_file(name, entry) for name, entry in facts("files").items()},
+        files=_parse_files(facts("files")),
         backbone=facts("backbone"),
         head=facts("head"),
         parity=facts("parity"),
@@ -273,16 +278,37 @@ def _parse_text(entry: Mapping[str, Any]) -> TextInfo:
     )
 
 
+def _parse_files(entries: Mapping[str, Any]) -> dict[str, FileEntry]:
+    if len(entries) > MAX_FILES:
+        raise BundleError(f"`files` must name at most {MAX_FILES} files, got {len(entries)}")
+    by_letters: dict[str, str] = {}
+    for name in entries:  # one file on a disk that takes them for the same, two elsewhere
+        other = by_letters.setdefault(name.casefold(), name)
+        if other != name:
+            raise BundleError(
+                f"`files` must differ in more than upper and lower case, got {other!r:.40} and "
+                f"{name!r:.40}"
+            )
+    return {name: _parse_file(name, entry) for name, entry in entries.items()}
+
+
 def _parse_file(name: str, entry: Any) -> FileEntry:
     if not isinstance(entry, dict):
         raise BundleError(f"`files.{name}` must be an object, got {entry!r:.80}")
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+    # a name that is not written as the path would be is a second name of another file
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or str(path) != name
+        or name == "."
+        or _NO_FILE_NAME.search(name)
+    ):
         raise BundleError(f"`files` must name files inside the bundle, got {name!r:.80}")
-    return FileEntry(
-        sha256=take(entry, "sha256", str, BundleError),
-        n_bytes=take(entry, "n_bytes", int, BundleError),
-    )
+    sha256 = take(entry, "sha256", str, BundleError)
+    if not _SHA256.fullmatch(sha256):
+        raise BundleError(f"`sha256` of `{name:.80}` must be 64 hex digits, got {sha256!r:.80}")
+    return FileEntry(sha256=sha256, n_bytes=take(entry, "n_bytes", int, BundleError))
 
 
 def _strings(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:

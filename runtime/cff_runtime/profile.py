@@ -3,12 +3,13 @@
 Tensors `bank_0` .. `bank_{S-1}` [M_s,C_s] float32 unit rows, reference by reference; `mean_0` ..
 [K,C_s] float32, the references' mean features; `text` [C,2] float32; `references` [K,H,W,3] uint8,
 the preprocessed reference images, from which the profile can be made anew on a box that has no
-parts at hand. Facts stand as JSON under the metadata key `cff_profile`.
+parts at hand. Facts stand as JSON under the metadata key `cff_profile`, a signature under
+`cff_signature` (`cff_runtime.trust`).
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,18 @@ from cff_runtime.jsonfields import parse_object, take, take_floats
 from cff_runtime.manifest import MAX_STAGES, Manifest
 from cff_runtime.origin import Origin
 from cff_runtime.references import Reference
-from cff_runtime.storage import atomic_write
+from cff_runtime.storage import atomic_write, open_regular
 from cff_runtime.thresholds import Threshold
+from cff_runtime.trust.policy import keys_for
+from cff_runtime.trust.profile_content import profile_content
+from cff_runtime.trust.signature import PROFILE_PURPOSE, require_signature
 
 SCHEMA_VERSION = 2
 METADATA_KEY = "cff_profile"
+SIGNATURE_KEY = "cff_signature"
 MAX_BANK_BYTES = 1 << 34
+MAX_HEADER_BYTES = 1 << 24  # facts of 65536 references take 13 MB
+MAX_THRESHOLD = 1e6  # no score comes near: a stage adds at most log(201), the text map its weight
 _UNIT_TOLERANCE = 1e-3
 
 
@@ -126,26 +133,31 @@ class Profile:
         atomic_write(Path(path), save(contiguous, metadata={METADATA_KEY: json.dumps(facts)}))
 
     @classmethod
-    def load(cls, path: Path | str) -> "Profile":
-        """Read a profile and check its fields, types, shapes and values.
+    def load(cls, path: Path | str, trusted: Sequence[Path | str] | None = None) -> "Profile":
+        """Read a profile and check its signature, fields, types, shapes and values.
+
+        Parameters
+        ----------
+        path : path
+        trusted : sequence of paths, optional
+            Files of public keys, of which one must have signed the profile; those of
+            ``CFF_TRUSTED_KEY`` if None, and no signature is asked for where there are none.
 
         Raises
         ------
         UsageError
-            If there is no such file.
+            If there is no such file, or a trusted key cannot be read.
         ProfileError
-            If the file is truncated, damaged or not a profile.
+            If the file is truncated, damaged or not a profile, or not signed as it must be.
         """
         path = Path(path)
-        if not path.is_file():
-            raise UsageError(
-                f"profile `{path}` must be an existing file; make one with `cff-run enroll`"
-            )
-        try:
-            facts, tensors = _read(path)
-            return _parse(facts, tensors)
-        except ProfileError as error:
-            raise ProfileError(f"`{path}`: {error}; copy it again or enrol again") from error
+        keys = keys_for(trusted)
+        facts, tensors, signature = read_profile_file(path)
+        if keys:  # of what is in memory now, and before the facts are read
+            content = profile_content(facts, tensors)
+            what = f"profile `{path}`"
+            require_signature(signature, PROFILE_PURPOSE, content, keys, what, ProfileError)
+        return parse_profile(path, facts, tensors)
 
     def precision_in(self, manifest: Manifest) -> str:
         """Return the precision of a bundle that the profile was enrolled with.
@@ -194,20 +206,76 @@ class Profile:
         )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def read_profile_file(path: Path) -> tuple[str, dict[str, NDArray[Any]], str | None]:
+    """Read a profile's file without a look at its facts.
+
+    Returns
+    -------
+    facts : str
+        JSON text.
+    tensors : dict of str to ndarray
+        In memory: what becomes of the file later does not touch them.
+    signature : str or None
+        JSON text.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    ProfileError
+        If it is no complete safetensors file of a profile, or tensors have wrong types or sizes.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"profile `{path}` must be an existing file; make one with `cff-run enroll`"
+        )
     try:
+        _check_header(path)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if METADATA_KEY not in metadata:
                 raise ProfileError("must be a profile, this safetensors file is none")
-            facts = parse_object(metadata[METADATA_KEY], "metadata", ProfileError)
-            _require_schema(facts)
             names = list(file.keys())
-            _check_types({name: file.get_slice(name) for name in names})
+            _check_types({name: file.get_slice(name) for name in names}, metadata[METADATA_KEY])
             tensors = {name: file.get_tensor(name) for name in names}
+    except ProfileError as error:
+        raise _named(path, error) from error
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise ProfileError(f"must be a complete safetensors file: {error}") from error
-    return facts, tensors
+        cause = ProfileError(f"must be a complete safetensors file: {error}")
+        raise _named(path, cause) from error
+    return metadata[METADATA_KEY], tensors, metadata.get(SIGNATURE_KEY)
+
+
+def parse_profile(path: Path, facts: str, tensors: Mapping[str, NDArray[Any]]) -> Profile:
+    """Make a profile of what `read_profile_file` read, and check fields, shapes and values.
+
+    Raises
+    ------
+    ProfileError
+        If anything is missing, of a wrong type or out of range.
+    """
+    try:
+        return _parse(_parse_facts(facts), dict(tensors))
+    except ProfileError as error:
+        raise _named(path, error) from error
+
+
+def _named(path: Path, error: ProfileError) -> ProfileError:
+    return ProfileError(f"`{path}`: {error}; copy it again or enrol again")
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header that is too long to be read; the library's own limit is 100 MB."""
+    with open_regular(path) as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+    if n_bytes > MAX_HEADER_BYTES:
+        raise ValueError(f"its header must have at most {MAX_HEADER_BYTES} bytes, got {n_bytes}")
+
+
+def _parse_facts(text: str) -> dict[str, Any]:
+    facts = parse_object(text, "metadata", ProfileError)
+    _require_schema(facts)
+    return facts
 
 
 def _require_schema(facts: Mapping[str, Any]) -> None:
@@ -220,15 +288,17 @@ def _require_schema(facts: Mapping[str, Any]) -> None:
         )
 
 
-def _check_types(slices: Mapping[str, Any]) -> None:
+def _check_types(slices: Mapping[str, Any], facts: str) -> None:
     """Refuse, before anything is read, what has a wrong type or takes too much memory."""
     n_bytes = 0
     for name, tensor in slices.items():
         dtype, shape = tensor.get_dtype(), tensor.get_shape()
         if name == "references":
             if dtype != "U8" or len(shape) != 4 or shape[3] != 3:
+                _parse_facts(facts)  # of another schema, that is what there is to say
                 raise ProfileError(f"`{name}` must be uint8 [K,H,W,3], got {dtype} {shape}")
         elif dtype != "F32" or len(shape) != 2:
+            _parse_facts(facts)
             raise ProfileError(f"`{name}` must be a float32 matrix, got {dtype} {shape}")
         n_bytes += math.prod(shape) * (1 if dtype == "U8" else 4)
     if n_bytes > MAX_BANK_BYTES:
@@ -269,7 +339,7 @@ def _parse(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Profile:
         text=text,
         reference_images=images,
         references=tuple(Reference.from_dict(entry) for entry in references),
-        threshold=Threshold.from_dict(take(facts, "threshold", dict, ProfileError)),
+        threshold=_parse_threshold(take(facts, "threshold", dict, ProfileError)),
         display_range=(display[0], display[1]),
         peak_scale=take(facts, "peak_scale", float, ProfileError),
         text_name=take(facts, "text_name", str, ProfileError),
@@ -278,6 +348,18 @@ def _parse(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Profile:
         compression=_parse_compression(facts),
         history=_parse_history(take(facts, "history", list, ProfileError)),
     )
+
+
+def _parse_threshold(fields: Mapping[str, Any]) -> Threshold:
+    """Read the decision rule; above a limit that no score reaches it would pass every part."""
+    threshold = Threshold.from_dict(fields)
+    for name in ("value", "review", "pixel_value"):
+        if not abs(getattr(threshold, name)) <= MAX_THRESHOLD:
+            raise ProfileError(
+                f"`{name}` of the threshold must be at most {MAX_THRESHOLD:.0f}, which no score "
+                f"reaches, got {getattr(threshold, name):g}"
+            )
+    return threshold
 
 
 def _unit_rows(tensors: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:

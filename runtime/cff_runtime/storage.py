@@ -1,11 +1,14 @@
-"""Writing files so that a reader never sees half of one, and hashing them."""
+"""Writing files so that a reader never sees half of one, reading them with care, hashing them."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from cff_runtime.errors import StorageError
 
@@ -24,6 +27,42 @@ def sha256_file(path: Path) -> str:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; what is asked of the returned file is asked of what was opened.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened or is a folder, a pipe or a device; nothing is waited for.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_limited(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a file that must not be larger than `max_bytes`.
+
+    Raises
+    ------
+    OSError
+        As `open_regular`.
+    ValueError
+        If it is larger; no more than the limit is read, however the file grows meanwhile.
+    """
+    with open_regular(path) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"it must have at most {max_bytes} bytes")
+    return data
 
 
 @contextlib.contextmanager
