@@ -16,6 +16,7 @@ from cff_runtime import Bundle, Inspector
 from cff_runtime.backends import open_backend
 from cff_runtime.backends.onnxruntime import CPU_CHUNK_ROWS as CHUNK_ROWS
 from cff_runtime.backends.onnxruntime import MAX_THREADS, OnnxRuntimeBackend
+from cff_runtime.backends.onnxruntime_providers import prepare_provider
 from cff_runtime.errors import BackendError, MissingDependencyError, UsageError
 
 BANK_ROWS = [1, 2, 317, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS]
@@ -25,7 +26,7 @@ TOLERANCE = 1e-5  # float32 sums of up to 64 products of unit rows
 
 @pytest.fixture(scope="module")
 def backend(lite_bundle: Bundle) -> OnnxRuntimeBackend:
-    return OnnxRuntimeBackend(lite_bundle, "CPUExecutionProvider", "cpu", 0)
+    return OnnxRuntimeBackend(lite_bundle, prepare_provider("cpu"), 0)
 
 
 def _unit_rows(rng: np.random.Generator, n_rows: int, width: int) -> NDArray[np.float32]:
@@ -237,7 +238,7 @@ def test_graphs_that_do_not_fit_the_manifest_give_one_sentence(
         Inspector.open(bundle_copy).enroll(good_parts[:2], "ring")
 
 
-@pytest.mark.parametrize("name", ["", "tensorrt", "openvino", "ONNXRUNTIME"])
+@pytest.mark.parametrize("name", ["", "openvino", "ONNXRUNTIME"])
 def test_an_unknown_backend_is_a_wrong_call(name: str, lite_bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="`backend` must be one of onnxruntime"):
         Inspector.open(lite_bundle.path, backend=name)
@@ -251,7 +252,7 @@ def test_an_unknown_backend_is_a_wrong_call(name: str, lite_bundle: Bundle) -> N
         ({"threads": -1}, f"`threads` must be 0 to {MAX_THREADS}"),
         ({"threads": MAX_THREADS + 1}, f"`threads` must be 0 to {MAX_THREADS}"),
         ({"threads": 1 << 40}, f"`threads` must be 0 to {MAX_THREADS}"),
-        ({"device": "cpu"}, "must be one of provider, threads, got 'device'"),
+        ({"device": "cpu"}, "must be one of provider, threads, provider_options, got 'device'"),
     ],
 )
 def test_a_wrong_option_is_a_wrong_call(
@@ -279,7 +280,10 @@ def test_a_provider_that_silently_becomes_the_cpu_is_refused(
     """What ONNX Runtime does when a provider's libraries cannot be loaded."""
     session = ort.InferenceSession
 
-    def fall_back(path: str, options: object, providers: list[str]) -> ort.InferenceSession:
+    def fall_back(
+        path: str, options: object, providers: list[str], enable_fallback: int
+    ) -> ort.InferenceSession:
+        assert enable_fallback == 0
         return session(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])

@@ -9,10 +9,18 @@ from cff_runtime.backends.protocol import Backend, Encoding
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import MissingDependencyError, UsageError
 
-# name -> (module, extra that installs it); each module has open_backend(bundle, **options)
+# name -> (module, extra that installs it); each module has open_backend(bundle, **options).
+# Run here: `onnxruntime` on the CPU. `tensorrt` has not run on a GPU: see `docs/gpu.md`.
 BACKENDS = {
     "onnxruntime": ("cff_runtime.backends.onnxruntime", "cff-edge[cpu] or cff-edge[gpu]"),
+    "tensorrt": (
+        "cff_runtime.backends.tensorrt",
+        "cff-edge[tensorrt] or cff-edge[tensorrt-rtx]",
+    ),
 }
+BACKEND_HELP = (
+    "onnxruntime (default), or tensorrt: engines of `cff-run engine`, not yet run on a GPU"
+)
 
 
 def open_backend(name: str, bundle: Bundle, options: Mapping[str, Any]) -> Backend:
@@ -27,17 +35,8 @@ def open_backend(name: str, bundle: Bundle, options: Mapping[str, Any]) -> Backe
     MissingDependencyError
         If the backend's package is not installed.
     """
-    if name not in BACKENDS:
-        raise UsageError(f"`backend` must be one of {', '.join(BACKENDS)}, got {name!r}")
-    module_name, extra = BACKENDS[name]
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"backend `{name}` needs a package that is not installed ({error}); "
-            f"install {extra} with pip"
-        ) from error
-    known = list(inspect.signature(module.open_backend).parameters)[1:]
+    module = _load(name)
+    known = backend_options(name)
     for option in options:
         if option not in known:
             raise UsageError(
@@ -47,4 +46,38 @@ def open_backend(name: str, bundle: Bundle, options: Mapping[str, Any]) -> Backe
     return backend
 
 
-__all__ = ["BACKENDS", "Backend", "Encoding", "open_backend"]
+def backend_options(name: str) -> dict[str, Any]:
+    """Return the options of a backend and their defaults.
+
+    Raises
+    ------
+    UsageError
+        If there is no backend of that name.
+    MissingDependencyError
+        If its package is not installed.
+    """
+    parameters = list(inspect.signature(_load(name).open_backend).parameters.values())[1:]
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
+def _load(name: str) -> Any:
+    if name not in BACKENDS:
+        raise UsageError(f"`backend` must be one of {', '.join(BACKENDS)}, got {name!r}")
+    module_name, extra = BACKENDS[name]
+    try:
+        return importlib.import_module(module_name)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"backend `{name}` needs a package that is not installed ({error}); "
+            f"install {extra} with pip"
+        ) from error
+
+
+__all__ = [
+    "BACKENDS",
+    "BACKEND_HELP",
+    "Backend",
+    "Encoding",
+    "backend_options",
+    "open_backend",
+]

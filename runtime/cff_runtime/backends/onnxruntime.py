@@ -12,7 +12,7 @@ For larger banks there is `cff_runtime.coreset`.
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,24 +20,25 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from cff_runtime.backends.chunk_walkers import ChunkWalkers
+from cff_runtime.backends.onnxruntime_providers import PROVIDERS, Provider, prepare_provider
 from cff_runtime.backends.protocol import Encoding
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import BackendError, UsageError
 
-# name -> (provider, device of its buffers)
-PROVIDERS = {
-    "cpu": ("CPUExecutionProvider", "cpu"),
-    "cuda": ("CUDAExecutionProvider", "cuda"),
-    "tensorrt": ("TensorrtExecutionProvider", "cuda"),
-    "nv-tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", "cuda"),
-}
+__all__ = ["PROVIDERS", "OnnxRuntimeBackend", "open_backend"]
+
 CHUNK_ROWS = 1024  # on a device
 CPU_CHUNK_ROWS = 512  # few enough to share out, and their cosines stay near the core
 MAX_THREADS = 256
 _BELOW_ANY_COSINE = -2.0
 
 
-def open_backend(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> "OnnxRuntimeBackend":
+def open_backend(
+    bundle: Bundle,
+    provider: str = "cpu",
+    threads: int = 0,
+    provider_options: Mapping[str, Any] | None = None,
+) -> "OnnxRuntimeBackend":
     """Load the bundle's graphs.
 
     Parameters
@@ -47,35 +48,30 @@ def open_backend(bundle: Bundle, provider: str = "cpu", threads: int = 0) -> "On
         Execution provider; there is no fallback to another.
     threads : int
         On the CPU, of one operator of the encoder and of the search; 0 takes what there is.
+    provider_options : mapping, optional
+        Of the provider, as ONNX Runtime names them; passed on as they are.
 
     Raises
     ------
     UsageError
-        If `provider` or `threads` is none of these.
+        If `provider` or `threads` is none of these, or the provider takes no options.
     BackendError
-        If the installed ONNX Runtime has no such provider or cannot load a graph.
+        If the installed ONNX Runtime has no such provider, does not know an option or cannot load
+        a graph.
     """
-    if provider not in PROVIDERS:
-        raise UsageError(f"`provider` must be one of {', '.join(PROVIDERS)}, got {provider!r}")
     if not 0 <= threads <= MAX_THREADS:
         raise UsageError(f"`threads` must be 0 to {MAX_THREADS}, got {threads}")
-    name, device = PROVIDERS[provider]
-    if name not in ort.get_available_providers():
-        raise BackendError(
-            f"provider `{provider}` must be in the installed ONNX Runtime, which has "
-            f"{', '.join(ort.get_available_providers())}; install cff-edge[gpu] or choose one"
-        )
-    return OnnxRuntimeBackend(bundle, name, device, threads)
+    return OnnxRuntimeBackend(bundle, prepare_provider(provider, provider_options), threads)
 
 
 class OnnxRuntimeBackend:
     """A bundle's graphs as ONNX Runtime sessions."""
 
-    def __init__(self, bundle: Bundle, provider: str, device: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int) -> None:
         manifest = bundle.manifest
-        self._device = device
+        self._device = provider.device
         self._encoder = _load(bundle, manifest.encoder, provider, threads)
-        on_cpu = device == "cpu"
+        on_cpu = provider.is_cpu
         self._chunk_rows = CPU_CHUNK_ROWS if on_cpu else CHUNK_ROWS
         n_walkers = (threads or _n_cores()) if on_cpu else 1
         self._walkers: ChunkWalkers[Any, Any] = ChunkWalkers(n_walkers)
@@ -156,19 +152,19 @@ def _named_errors(graph: str) -> Iterator[None]:
         raise BackendError(f"ONNX Runtime could not run {graph}: {error}") from error
 
 
-def _load(bundle: Bundle, name: str, provider: str, threads: int) -> ort.InferenceSession:
+def _load(bundle: Bundle, name: str, provider: Provider, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only: they come back as exceptions
     # every session has its own threads; left spinning after a run they slow the next session
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        session = ort.InferenceSession(str(bundle.file(name)), options, providers=[provider])
+        session = provider.open_session(str(bundle.file(name)), options)
     except Exception as error:  # ONNX Runtime raises many kinds, all bare Exceptions
         raise BackendError(f"ONNX Runtime cannot load `{bundle.file(name)}`: {error}") from error
-    if session.get_providers()[0] != provider:
+    if session.get_providers()[0] != provider.name:
         raise BackendError(
-            f"`{name}` must run on {provider}, ONNX Runtime chose {session.get_providers()[0]}; "
-            "check the driver and libraries of this provider"
+            f"`{name}` must run on {provider.name}, ONNX Runtime chose "
+            f"{session.get_providers()[0]}; check the driver and libraries of this provider"
         )
     return session
