@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cff_export.hosts.command import add_host_arguments, write_hosts
+from cff_export.signing import sign_bundle
 from cff_runtime.bundle import Bundle
 from cff_runtime.engines.command import (
     add_engine_options,
@@ -18,6 +19,8 @@ from cff_runtime.engines.command import (
 from cff_runtime.errors import CffError, MissingDependencyError, UsageError
 from cff_runtime.imaging import list_images
 from cff_runtime.manifest import DEFAULT_PRECISION, MANIFEST_NAME
+from cff_runtime.trust import BUNDLE_SIGNATURE_NAME, trust_nobody
+from cff_runtime.trust.keys import read_private_key
 
 if TYPE_CHECKING:
     from cff_export.variants import Outcome
@@ -33,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("cff_export").setLevel(logging.INFO)
     try:
-        return _export(arguments)
+        with trust_nobody():  # what is made here is signed last, and checked where it is used
+            return _export(arguments)
     except CffError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -82,6 +86,13 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--engine", metavar="FLAVOUR", help="tensorrt or tensorrt-rtx")
     add_engine_options(engine)
     add_host_arguments(parser)
+    parser.add_argument(
+        "--sign",
+        type=Path,
+        metavar="KEY.pem",
+        help="sign the bundle with an Ed25519 key, for boxes that trust it (cff-edge[sign]); "
+        "passphrase from CFF_SIGN_PASSPHRASE or a prompt",
+    )
     return parser
 
 
@@ -89,6 +100,7 @@ def _export(arguments: argparse.Namespace) -> int:
     precisions = _precisions(arguments.precision)
     further = [name for name in precisions if name != DEFAULT_PRECISION]
     settings = engine_settings(arguments.engine, arguments) if arguments.engine else None
+    key = read_private_key(arguments.sign) if arguments.sign else None  # before hours of work
     if (arguments.source / MANIFEST_NAME).is_file():
         bundle, outcomes = _from_bundle(arguments, further)
     else:
@@ -100,6 +112,11 @@ def _export(arguments: argparse.Namespace) -> int:
         for name in bundle.manifest.precisions:
             if name in wanted and name not in _CPU_ONLY:
                 _build_engines(bundle.view(name), settings)
+    if key is not None:
+        bundle = sign_bundle(bundle.path, key)
+        print(f"{bundle.path / BUNDLE_SIGNATURE_NAME}  signed by {key.id}")
+    elif outcomes and (bundle.path / BUNDLE_SIGNATURE_NAME).exists():
+        log.warning("note: `%s` was signed before this change; sign it again", bundle.path)
     for line in write_hosts(arguments, bundle):
         print(line)
     return 1 if any(outcome.refused for outcome in outcomes) else 0

@@ -1,6 +1,7 @@
 """Opening a bundle: the folder that `cff-export` writes and every box reads."""
 
 import hashlib
+import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from cff_runtime.manifest import (
     parse_manifest,
 )
 from cff_runtime.storage import open_regular, read_limited, sha256_bytes
+from cff_runtime.trust.graph_claims import read_claims
 from cff_runtime.trust.policy import keys_for
 from cff_runtime.trust.signature import (
     BUNDLE_PURPOSE,
@@ -178,9 +180,12 @@ class Bundle:
 
     def _verify_files(self) -> None:
         root = self.path.resolve()
+        known = set(self.manifest.files)
         for name, entry in self.manifest.files.items():
             try:
                 _verify_file(self.path / name, entry, root)
+                if name.endswith(".onnx"):
+                    _verify_graph(self.path / name, name, known)
             except (OSError, ValueError, RuntimeError) as error:  # NUL, too long, link in a circle
                 raise BundleError(
                     f"`{self.path}` must hold a readable file {name!r:.80}: {error!s:.80}"
@@ -208,6 +213,19 @@ def _verify_file(path: Path, entry: FileEntry, root: Path) -> None:
             f"`{path}` must have the SHA-256 of the manifest and has another; "
             "the file was changed or damaged, copy the bundle again"
         )
+
+
+def _verify_graph(path: Path, name: str, known: set[str]) -> None:
+    """Refuse a graph that would have something loaded which the manifest does not name."""
+    try:
+        with open_regular(path) as file:
+            # closed with its last view, which an error on its way may still hold
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        refusal = read_claims(memoryview(data)).refusal(name, known)
+    except ValueError:  # no graph at all: the backend has the better words
+        return
+    if refusal:
+        raise BundleError(f"`{path}` must {refusal}; export the bundle again")
 
 
 def _read_signature(path: Path) -> str | None:
