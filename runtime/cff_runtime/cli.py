@@ -31,6 +31,7 @@ from cff_runtime.result import Result
 from cff_runtime.storage import atomic_path
 from cff_runtime.thresholds.command import add_threshold_parser
 from cff_runtime.verification import verify_bundle
+from cff_runtime.watch.command import add_watch_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add_plan_parser(commands)
     add_engine_parser(commands)
     add_doctor_parser(commands)
+    add_watch_parser(commands)
     return parser
 
 
