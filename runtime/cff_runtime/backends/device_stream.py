@@ -8,7 +8,7 @@ context is lost, and every later call says so.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -117,7 +117,9 @@ class DeviceStream:
                 return
             self.is_closed = True
             failures: list[BackendError] = []
-            with _collected(failures), self.device.current():
+            with _collected(failures), ExitStack() as stack:
+                with _collected(failures):
+                    stack.enter_context(self.device.current())
                 for step in self._all_steps(steps()):
                     with _collected(failures):
                         step()

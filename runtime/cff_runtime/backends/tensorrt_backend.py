@@ -29,7 +29,7 @@ from cff_runtime.errors import BackendError, UsageError
 
 DEFAULT_MEMORY_MB = 1024
 _BELOW_ANY_COSINE = -2.0
-_LOWEST_COSINE = -1.5  # below: no cosine came out, see `search`
+_NO_COSINE = 1.5  # or more either way, see `search`
 
 
 class TensorRTBackend:
@@ -210,7 +210,7 @@ class TensorRTBackend:
                     best = addresses["best"]
                 self._stream.device.to_host(result, best, self._stream.stream)
             nearest = result.view(np.float32).copy()
-        if not (nearest > _LOWEST_COSINE).all():  # NaN fails too
+        if not (np.abs(nearest) < _NO_COSINE).all():  # NaN fails too
             raise BackendError(
                 f"{self._title} gave no cosine for some tokens of stage {stage}: the encoder's "
                 "features are not finite; check its precision with `cff-run verify`"

@@ -26,8 +26,8 @@ USED = {
         "get_tensor_shape",
         "num_io_tensors",
     ),
-    "IExecutionContext": ("execute_async_v3", "infer_shapes", "set_tensor_address"),
-    "TensorIOMode": ("INPUT", "OUTPUT"),
+    "IExecutionContext": ("execute_async_v3", "set_tensor_address"),
+    "TensorIOMode": ("INPUT",),
 }
 # of TensorRT-RTX alone
 USED_OF_RTX = {
