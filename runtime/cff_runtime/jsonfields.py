@@ -45,7 +45,7 @@ def take(fields: Mapping[str, Any], name: str, kind: type[T], error: type[CffErr
         return cast(T, _finite(value, f"field `{name}`", error))
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise error(f"field `{name}` must be of type {kind.__name__}, got {value!r:.80}")
-    if type(value) is int and not -_MAX_INT <= value < _MAX_INT:
+    if kind is int and not -_MAX_INT <= cast(int, value) < _MAX_INT:
         raise error(f"field `{name}` must be an integer of 64 bits, got one beyond")
     return value
 
