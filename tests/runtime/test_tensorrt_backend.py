@@ -19,7 +19,12 @@ from numpy.typing import NDArray
 
 from cff_runtime import Bundle, Inspector, Profile
 from cff_runtime.backends import Encoding, open_backend, tensorrt
+from cff_runtime.backends.tensorrt_engine import Tensor, encoder_tensors, scorer_tensors
 from cff_runtime.engines import BuiltEngine, EngineSettings, EngineStore, Gpu, wanted_engines
+from cff_runtime.engines.flavours import load_flavour
+from cff_runtime.engines.key import static
+from cff_runtime.engines.logs import collected_log
+from cff_runtime.engines.network import fix_sizes, parse_graph
 from cff_runtime.engines.store import now_utc
 from cff_runtime.errors import BackendError, ImageError, MissingDependencyError, UsageError
 from cff_runtime.storage import sha256_bytes
@@ -372,12 +377,13 @@ def test_closing_gives_everything_back_in_order(
     for name in contexts:
         gone = box.record.gone
         assert gone.index(f"context {name}") < gone.index(f"engine {name}")
-    for call in (
+    calls: list[Callable[[], Any]] = [
         lambda: backend.encode(image, text),
         lambda: backend.search(0, encoding.features[0], bank),
         lambda: backend.download(encoding.features[0]),
         lambda: encoding.features[0].__cuda_array_interface__,
-    ):
+    ]
+    for call in calls:
         with pytest.raises(BackendError, match="was closed; open it again"):
             call()
 
@@ -491,11 +497,12 @@ def test_foreign_handles_are_refused(
     box.use(double.RecordingDevice())
     other = box.open()
 
-    for call in (
+    calls: list[Callable[[], Any]] = [
         lambda: other.search(0, encoding.features[0], bank),
         lambda: other.download(encoding.features[0]),
         lambda: backend.download(np.zeros((1, 144, 24), np.float32)),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(BackendError, match="features must be of an encoding of this backend"):
             call()
     for wrong in (other.upload_bank(_unit_rows(0, 5, bank.width)), [1], None):
@@ -964,3 +971,29 @@ def test_the_sidecar_keeps_the_gates_numbers_as_json(fresh: Box) -> None:
     sidecar = json.loads(next(fresh.folder.glob("encoder*.engine.json")).read_text())
     parity = sidecar["accepted"]["parity"]
     assert parity["n_images"] > 0 and parity["score_max_diff"] < 1e-3
+
+
+def test_the_real_parser_sees_the_tensors_that_engines_must_have(
+    lite_bundle: Bundle,
+) -> None:
+    """Names, shapes, dtypes and directions, by TensorRT-RTX itself; it needs no GPU to parse."""
+    pytest.importorskip("tensorrt_rtx")
+    flavour, manifest = load_flavour("tensorrt-rtx"), lite_bundle.manifest
+    wanted = {manifest.encoder: encoder_tensors(manifest)}
+    for stage, name in zip(manifest.stages, manifest.scorers, strict=True):
+        wanted[name] = scorer_tensors(stage.n_tokens, stage.width, ROWS)
+
+    for name, tensors in wanted.items():
+        with collected_log(flavour) as build_log:
+            network = parse_graph(flavour, lite_bundle.file(name), build_log)
+            config = network.builder.create_builder_config()
+            fix_sizes(network, config, {"image": static(1), "bank": static(ROWS)})
+            parsed = network.definition
+            found = {
+                tensor.name: Tensor(tuple(tensor.shape), tensor.dtype.name, is_input)
+                for is_input, tensor in [
+                    *((True, parsed.get_input(i)) for i in range(parsed.num_inputs)),
+                    *((False, parsed.get_output(i)) for i in range(parsed.num_outputs)),
+                ]
+            }
+        assert found == tensors
