@@ -78,13 +78,13 @@ def read_public_key(path: Path | str) -> PublicKey:
         If `cryptography` is not installed.
     """
     path = Path(path)
-    serialization = _module("cryptography.hazmat.primitives.serialization")
     data = _read_key(path, "trusted key")
     if b"PRIVATE KEY" in data:
         raise UsageError(
             f"trusted key `{path}` must be a public key, it is a private one, which no box needs; "
             "take its public half with `openssl pkey -in KEY.pem -pubout -out PUB.pem`"
         )
+    serialization = _module("cryptography.hazmat.primitives.serialization")
     try:
         key = serialization.load_pem_public_key(data)
     except Exception as error:  # cryptography raises several kinds
@@ -113,12 +113,12 @@ def read_private_key(path: Path | str, passphrase: Callable[[], str] | None = No
         If `cryptography` is not installed.
     """
     path = Path(path)
-    serialization = _module("cryptography.hazmat.primitives.serialization")
     data = _read_key(path, "key")
     _warn_of_readers(path)
     password = None
     if b"ENCRYPTED" in data:
         password = (passphrase or _ask_passphrase)().encode()
+    serialization = _module("cryptography.hazmat.primitives.serialization")
     try:
         key = serialization.load_pem_private_key(data, password)
     except Exception as error:  # cryptography raises several kinds
