@@ -147,6 +147,52 @@ def test_every_real_call_on_a_box_without_a_gpu_is_a_backend_error(bindings: Any
         open_device("cuda-python")
 
 
+def test_cuda_python_takes_every_argument_as_it_is_given(bindings: Any) -> None:
+    """Without a driver a call fails in CUDA and not before: its arguments were taken."""
+    if bindings.cudaSetDevice(0)[0] == bindings.cudaError_t.cudaSuccess:
+        pytest.skip("this box has a GPU; tests/gpu calls all of it")
+    device = object.__new__(cuda_python.CudaPythonDevice)
+    pinned = np.zeros(64, np.uint8)
+    start = pinned.ctypes.data
+    vars(device).update(_cuda=bindings, _index=0, _pinned={start: start})
+    stream, event = bindings.cudaStream_t(0), bindings.cudaEvent_t(0)
+    graph = bindings.cudaGraphExec_t(0)
+    calls: dict[str, Any] = {
+        "cudaMalloc": lambda: device.allocate(5),
+        "cudaFree": lambda: device.free(0x7000),
+        "cudaHostAlloc": lambda: device.allocate_pinned(64),
+        "cudaFreeHost": lambda: device.free_pinned(pinned),
+        "cudaStreamCreateWithFlags": device.create_stream,
+        "cudaStreamSynchronize": lambda: device.synchronize(stream),
+        "cudaStreamDestroy": lambda: device.destroy_stream(stream),
+        "cudaEventCreateWithFlags": device.create_event,
+        "cudaEventElapsedTime": lambda: device.elapsed_ms(event, event),
+        "cudaEventDestroy": lambda: device.destroy_event(event),
+        "cudaEventRecord": lambda: device.record(event, bindings.cudaStream_t(2)),
+        "cudaStreamWaitEvent": lambda: device._call("cudaStreamWaitEvent", stream, event, 0),
+        "cudaStreamBeginCapture": lambda: device.begin_capture(stream),
+        "cudaStreamEndCapture": lambda: device.end_capture(stream),
+        "cudaGraphInstantiate": lambda: device._call(
+            "cudaGraphInstantiate", bindings.cudaGraph_t(0), 0
+        ),
+        "cudaGraphDestroy": lambda: device._call("cudaGraphDestroy", bindings.cudaGraph_t(0)),
+        "cudaGraphLaunch": lambda: device.launch(graph, stream),
+        "cudaGraphExecDestroy": lambda: device.destroy_graph(graph),
+        "cudaSetDevice": lambda: device._call("cudaSetDevice", 0),
+    }
+    copies = [
+        lambda: device.to_device(0x7000, pinned, stream),
+        lambda: device.to_host(pinned, 0x7000, stream),
+        lambda: device.within_device(0x7000, 0x7100, 32, stream),
+    ]
+    asked = {"cudaGetErrorName", "cudaGetErrorString", "cudaGetLastError", "cudaMemcpyAsync"}
+    assert set(calls) | asked == set(cuda_python.FUNCTIONS)
+
+    for name, call in [*calls.items(), *(("cudaMemcpyAsync", copy) for copy in copies)]:
+        with pytest.raises(BackendError, match=rf"CUDA's {name} failed: \w+"):
+            call()
+
+
 # cuda-python against a module with its return values
 
 

@@ -1,5 +1,6 @@
 """The host side of the TensorRT backend, against a recording double; no GPU is needed or used."""
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -401,6 +402,22 @@ def test_a_backend_that_is_forgotten_is_closed(
     gc.collect()
 
     box.device.assert_nothing_left()
+
+
+def test_a_backend_is_closed_when_the_process_ends(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered: list[Any] = []
+    monkeypatch.setattr(atexit, "register", lambda *call: registered.append(call))
+    backend, forgotten = box.open(), box.use(double.RecordingDevice())
+    box.open().close()
+
+    for function, *arguments in registered:
+        function(*arguments)
+
+    assert len(registered) == 2 and forgotten.n_closed == 1
+    with pytest.raises(BackendError, match="was closed"):
+        backend.require_open()
 
 
 # banks under a budget

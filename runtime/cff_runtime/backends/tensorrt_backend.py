@@ -3,6 +3,8 @@
 How threads, failures and lifetimes go together is said in `cff_runtime.backends.device_stream`.
 """
 
+import atexit
+import weakref
 from contextlib import suppress
 from typing import Any
 
@@ -75,6 +77,8 @@ class TensorRTBackend:
                 self.close()
             raise
         self._stream.between_calls += [self._banks.free_ended, self._encoder.free_abandoned]
+        # TensorRT's objects must go before CUDA does, which ends with the process
+        atexit.register(_close, weakref.ref(self))
 
     def _open(self, flavour: Flavour, engines: ChosenEngines, graph: bool) -> None:
         """Open the engines, and run the encoder once: its first run is slow."""
@@ -273,3 +277,11 @@ class TensorRTBackend:
         if not isinstance(features, DeviceArray) or features.lease.backend is not self:
             raise BackendError("features must be of an encoding of this backend, which is open")
         return features
+
+
+def _close(reference: "weakref.ref[TensorRTBackend]") -> None:
+    """Close a backend that is still there when the process ends."""
+    backend = reference()
+    if backend is not None:
+        with suppress(Exception):  # nobody is left to tell
+            backend.close()
