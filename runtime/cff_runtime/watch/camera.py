@@ -228,9 +228,15 @@ class CameraSource:
         self._queued_at = self._frame_at
         frame = Frame(f"frame-{self._n_frames:09d}", now_utc(), pixels)
         if self._config.policy == "block":
-            self._queue.put(frame, lambda: not self._is_current() or self._output.holds)
+            self._queue.put(frame, self._ends_waiting)
         elif n_dropped := self._queue.put_dropping(frame):
             self._on_drop(n_dropped)
+
+    def _ends_waiting(self) -> bool:
+        """Tell whether to wait no longer for room; the camera is not to blame for the wait."""
+        if self._is_current():
+            self._progress_at = self._frame_at = time.monotonic()
+        return not self._is_current() or self._output.holds
 
     def _say(self, kind: str, reason: str | None) -> None:
         if reason:

@@ -58,6 +58,8 @@ class FolderSource:
     output : SourceOutput
     recorded : iterable of mapping
         Records whose files may still lie in the folder.
+    settled : int
+        Number of the last record before these.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class FolderSource:
         queue: FrameQueue,
         output: SourceOutput,
         recorded: Iterable[Mapping[str, Any]],
+        settled: int = 0,
     ) -> None:
         assert config.folder is not None
         self._config, self._queue, self._output = config, queue, output
@@ -76,7 +79,7 @@ class FolderSource:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"folder {config.name}", daemon=True)
         self._moved_seq = self._n_unflushed = 0
-        self.settled = 0
+        self.settled = 0 if config.after == "keep" else settled
 
     def start(self) -> None:
         """Begin to look."""

@@ -6,6 +6,7 @@ what came after it is all that a restart has to know.
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -71,6 +72,7 @@ class RecordLog:
         self._sync_s = sync_ms / 1000
         self._lock = threading.Lock()
         self._descriptor: int | None = None
+        self._path: Path | None = None
         self._size = 0
         self._synced_at = time.monotonic()
         self._unsynced = False
@@ -95,7 +97,9 @@ class RecordLog:
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         seq = record.get("seq") or 0
         with self._lock:
-            if self._descriptor is None:
+            if self._descriptor is None or not self._is_there():
+                self._forget_file()
+                self.folder.mkdir(parents=True, exist_ok=True)
                 self._reopen()
             if seq and seq <= self.last_seq:  # a try that failed after the line was written
                 return
@@ -144,22 +148,37 @@ class RecordLog:
         try:
             written = os.write(self._descriptor, line)
             if written != len(line):
-                raise OSError(28, os.strerror(28), str(self.folder))
-            self._unsynced = True
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+        except OSError:
+            self._cut_back()
+            raise
+        self._unsynced = True
+        try:
             if not self._sync_s or time.monotonic() - self._synced_at >= self._sync_s:
                 os.fsync(self._descriptor)
                 self._unsynced, self._synced_at = False, time.monotonic()
         except OSError:
             self._cut_back()
+            self._forget_file()  # after a failed fsync the kernel's idea of the file is no proof
             raise
         self._size += len(line)
 
     def _cut_back(self) -> None:
-        """Make the file what it was, as far as the disk lets us; the next try looks itself."""
+        """Make the file what it was; where the disk does not let us, the next try looks itself."""
         assert self._descriptor is not None
-        with contextlib.suppress(OSError):
+        try:
             os.ftruncate(self._descriptor, self._size)
-        self._forget_file()  # after a failed fsync the kernel's idea of the file is no proof
+        except OSError:
+            self._forget_file()
+
+    def _is_there(self) -> bool:
+        """Tell whether the open file is still the one in the folder, which others may remove."""
+        assert self._descriptor is not None and self._path is not None
+        try:
+            found, own = self._path.stat(), os.fstat(self._descriptor)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
     def _forget_file(self) -> None:
         if self._descriptor is not None:
@@ -199,7 +218,7 @@ class RecordLog:
             whole = start
         if whole == len(data):
             return
-        aside = self.folder / f"torn-{path.stem}-{whole}.bin"
+        aside = self.folder / f"torn-{path.stem}-{time.time_ns()}.bin"
         aside.write_bytes(data[whole:])
         with path.open("r+b") as file:
             file.truncate(whole)
@@ -233,6 +252,7 @@ class RecordLog:
 
     def _open(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._path = path
         self._size = os.fstat(self._descriptor).st_size
 
 

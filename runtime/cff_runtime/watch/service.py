@@ -31,7 +31,7 @@ from cff_runtime.watch.worker import Worker
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 0.1
+_POLL_S = 0.05
 
 
 class Watch:
@@ -62,7 +62,8 @@ class Watch:
     ) -> None:
         self._config = config
         self._resources = contextlib.ExitStack()
-        self._stop_wanted = threading.Event()
+        self._stop_wanted = False
+        self._hold_wanted: bool | None = None
         self._events = EventQueue()
         self.run_id = uuid.uuid4().hex
         self.outputs: dict[str, SourceOutput] = {}
@@ -128,8 +129,11 @@ class Watch:
         """Work until SIGTERM or SIGINT; return the exit code."""
         with self._signals():
             self.start()
-            while not self._stop_wanted.wait(_POLL_S):
-                pass
+            while not self._stop_wanted:
+                time.sleep(_POLL_S)
+                if (wanted := self._hold_wanted) is not None:
+                    self._hold_wanted = None
+                    self.hold(wanted)
             if not self.stop():
                 os._exit(1)  # a thread in a driver can keep a process alive
         return 0
@@ -147,17 +151,14 @@ class Watch:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        wanted: list[bool] = []
-
+        # a handler may come while this thread holds any lock, so it only leaves a mark
         def on_stop(number: int, frame: FrameType | None) -> None:
-            if self._stop_wanted.is_set():
+            if self._stop_wanted:
                 os._exit(128 + number)
-            self._stop_wanted.set()
+            self._stop_wanted = True
 
         def on_mode(number: int, frame: FrameType | None) -> None:
-            wanted.append(number == signal.SIGUSR1)
-            # not here: the main thread may hold a lock that this would wait for
-            threading.Thread(target=lambda: self.hold(wanted.pop()), daemon=True).start()
+            self._hold_wanted = number == signal.SIGUSR1
 
         handlers = {
             signal.SIGTERM: on_stop,
@@ -218,7 +219,7 @@ class Watch:
         queue = FrameQueue(config.queue, self._bell)
         source: Source
         if config.folder is not None:
-            source = FolderSource(config, queue, output, records.since_settled())
+            source = FolderSource(config, queue, output, records.since_settled(), records.settled)
         else:
             source = CameraSource(
                 config, queue, output,
@@ -243,8 +244,7 @@ class Watch:
 
     def _say_why_not(self, reason: str) -> None:
         for output in self.outputs.values():
-            output.set_phase("starting", f"did not start: {reason}")
-            output.fault("start", reason)
+            output.set_phase("stopped", f"did not start: {reason}")
 
 
 def watch(config: WatchConfig) -> int:

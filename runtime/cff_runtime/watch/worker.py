@@ -1,5 +1,6 @@
 """The one thread that inspects, records, puts out and puts away, source by source in turn."""
 
+import contextlib
 import json
 import logging
 import os
@@ -8,6 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cff_runtime.errors import CffError, ImageError
 from cff_runtime.result import Result
@@ -25,8 +29,9 @@ log = logging.getLogger(__name__)
 
 _IDLE_S = 0.02
 _RETRY_S = 0.1
-_HOUSEKEEPING_S = 1.0
-_RECORDS, _MOVE = "records", "move"
+_FLUSH_S, _LOOK_AT_DISK_S = 1.0, 0.25
+_LEAST_FREE_BYTES = 1 << 18  # with less, the next record is likely to fail
+_RECORDS, _MOVE, _DISK = "records", "move", "disk"
 _BLOCKING = {BUNDLE, PROFILE, ENGINE}  # nothing is inspected while one of these lasts
 
 
@@ -66,7 +71,7 @@ class Worker:
         self._events, self._metrics, self._low_bytes = events, metrics, low_bytes
         self._to_stdout, self._factories = to_stdout, observers
         self._stop = threading.Event()
-        self._kept_house_at = 0.0
+        self._flushed_at = self._looked_at_disk_at = self._wrote_events_at = 0.0
         self.busy_since: float | None = None
         self.thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
@@ -196,19 +201,29 @@ class Worker:
         measured: dict[str, float] = {}
         texts = [] if result.warning is None else [result.warning]
         if lane.config.condition:
-            measured, warned = judge.condition(judge.engine.preprocess(pixels))
-            for name in judge.condition.bounds:
-                lane.output.note(f"condition {name}", warned.get(name))
-            texts += warned.values()
-            for name, value in measured.items():
-                self._metrics.set("cff_watch_condition", lane.name, value, measure=name)
+            try:
+                measured = self._watch_condition(lane, judge, pixels, texts)
+            except Exception as error:  # what only looks on must not stop the line
+                log.exception("%s", lane.name)
+                texts.append(f"the condition could not be measured: {error!r}")
         for observer in lane.observers:
             try:
                 texts += observer(hand.frame, result)
-            except Exception as error:  # what only looks on must not stop the line
+            except Exception as error:
                 log.exception("%s", lane.name)
                 texts.append(f"an observer failed: {error!r}")
         return {name: round(value, 4) for name, value in measured.items()}, texts
+
+    def _watch_condition(
+        self, lane: Lane, judge: Judge, pixels: NDArray[np.uint8], texts: list[str]
+    ) -> dict[str, float]:
+        measured, warned = judge.condition(judge.engine.preprocess(pixels))
+        for name in judge.condition.bounds:
+            lane.output.note(f"condition {name}", warned.get(name))
+        texts += warned.values()
+        for name, value in measured.items():
+            self._metrics.set("cff_watch_condition", lane.name, value, measure=name)
+        return measured
 
     def _put_out(self, lane: Lane) -> bool:
         """Write the record, then put the verdict out, then put the frame away."""
@@ -270,25 +285,42 @@ class Worker:
     def _keep_house(self, last: bool = False) -> None:
         """Write events, flush what is due, look how full the disk is."""
         now = time.monotonic()
+        if last or now - self._wrote_events_at >= _RETRY_S:
+            self._wrote_events_at = now
+            self._write_events()
+        if last or now - self._looked_at_disk_at >= _LOOK_AT_DISK_S:
+            self._looked_at_disk_at = now
+            for lane in self._lanes:
+                self._look_at_disk(lane)
+        if last or now - self._flushed_at >= _FLUSH_S:
+            self._flushed_at = now
+            for lane in self._lanes:
+                with contextlib.suppress(OSError):  # the next record will say so
+                    lane.records.sync(force=last)
+                    lane.source.flush()
+
+    def _look_at_disk(self, lane: Lane) -> None:
+        try:
+            status = os.statvfs(lane.records.folder)
+        except OSError as error:
+            lane.output.fault(_DISK, f"the records' folder cannot be read: {error.strerror}")
+            return
+        free = status.f_bavail * status.f_frsize
+        self._metrics.set("cff_watch_disk_free_bytes", lane.name, free)
+        if free < _LEAST_FREE_BYTES:
+            lane.output.fault(_DISK, "the disk of the records is full")
+        else:
+            lane.output.clear(_DISK)
+        is_said = _DISK in lane.output.notes
+        if (free < self._low_bytes) != is_said:  # not again with every megabyte
+            text = f"{free / 1e6:.0f} MB are left for records"
+            lane.output.note(_DISK, None if is_said else text)
+
+    def _write_events(self) -> None:
         while (event := self._events.take()) is not None:
             if not self._write_event(event):
                 self._events.put_back(event)
-                break
-        if not last and now - self._kept_house_at < _HOUSEKEEPING_S:
-            return
-        self._kept_house_at = now
-        for lane in self._lanes:
-            try:
-                lane.records.sync(force=last)
-                lane.source.flush()
-                status = os.statvfs(lane.records.folder)
-            except OSError:  # the next record will say so
-                continue
-            free = status.f_bavail * status.f_frsize
-            self._metrics.set("cff_watch_disk_free_bytes", lane.name, free)
-            low = f"{free / 1e6:.0f} MB are left for records" if free < self._low_bytes else None
-            if (low is None) != ("disk" not in lane.output.notes):  # not with every megabyte
-                lane.output.note("disk", low)
+                return
 
     def _write_event(self, event: dict[str, Any]) -> bool:
         lane = next(lane for lane in self._lanes if lane.name == event["source"])

@@ -1,6 +1,6 @@
 """An engine and a camera for tests of the watch; as a script, a watch that can be killed.
 
-python fake_watch.py BASE [MS_PER_INSPECTION]: watches BASE/in, records in BASE/records.
+python fake_watch.py BASE [MS_PER_INSPECTION [FILE_MB]]: watches BASE/in, records in BASE/records.
 """
 
 import hashlib
@@ -159,7 +159,8 @@ def main() -> int:
     base = Path(sys.argv[1])
     controls = Controls(delay_s=float(sys.argv[2]) / 1000 if len(sys.argv) > 2 else 0.0)
     source = {"settle_ms": 0, "poll_ms": 1}
-    config = station_config(base, {"file_mb": 0.004, "stdout": True}, source)
+    file_mb = float(sys.argv[3]) if len(sys.argv) > 3 else 0.004
+    config = station_config(base, {"file_mb": file_mb, "stdout": len(sys.argv) <= 3}, source)
     return Watch(config, lambda config: FakeEngine(config, controls)).run()
 
 

@@ -144,3 +144,11 @@ def test_blankness(level: int, kind: str | None) -> None:
     assert blankness(image) == kind
     image[200:400, 200:500] = 128  # a part on a black or white ground
     assert blankness(image) is None
+
+
+def test_a_camera_that_waits_for_room_has_not_failed(station: Any, png: Any) -> None:
+    station.controls.delay_s = 0.3
+    station.start_camera(policy="block", queue=1, hang_ms=200)
+    records = station.wait_lines(4)
+    assert not any(line["event"] == "fault" for line in station.lines("event")[2:])
+    assert [int(r["name"].removeprefix("frame-")) for r in records] == [1, 2, 3, 4]

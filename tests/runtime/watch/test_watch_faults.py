@@ -3,6 +3,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -186,3 +187,21 @@ def test_a_disk_that_is_nearly_full_is_said(station: Any, png: Any) -> None:
     station.put("first.png", png(1))
     station.wait_state(verdict="pass")
     assert any("left for records" in text for text in station.state()["warnings"])
+
+
+def test_a_full_disk_is_seen_before_the_next_part(
+    running: Any, png: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statvfs = os.statvfs
+
+    def full(path: Any) -> Any:
+        real = statvfs(path)
+        return SimpleNamespace(f_bavail=3, f_frsize=real.f_frsize)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", full)
+        since = time.monotonic()
+        assert running.until_fault("disk", since) < 1.0
+    running.wait_state(state="run")
+    running.put("second.png", png(2))
+    running.wait_state(verdict="pass", seq=2)

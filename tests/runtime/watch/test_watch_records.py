@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,3 +176,11 @@ def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="records must be readable and writable"):
         RecordLog(tmp_path / "file" / "r", 1000)
+
+
+def test_records_that_somebody_removed_are_not_written_into_nothing(tmp_path: Path) -> None:
+    log = RecordLog(tmp_path / "r", 1 << 20)
+    log.append(_record(1))
+    shutil.rmtree(tmp_path / "r")
+    log.append(_record(2))
+    assert _seqs(tmp_path / "r") == [2]
