@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from cff_runtime.watch.config import (
     make_config,
     read_config,
 )
+
+_FIELD = re.compile(r"`(?:watch|source\[1\]|source)\.([a-z_]+)`")
+# `bundle` is an argument, and every command of `cff-run` gets --trusted-key
+_ADDED_ELSEWHERE = ("bundle", "trusted_key")
 
 
 def add_watch_parser(commands: Any) -> None:
@@ -29,7 +34,7 @@ def add_watch_parser(commands: Any) -> None:
         "--config", type=Path, metavar="FILE", help="watch.toml; instead of all other options"
     )
     for field in (*WATCH_FIELDS, *SOURCE_FIELDS):
-        if field.name != "bundle":
+        if field.name not in _ADDED_ELSEWHERE:
             _add_option(watch, field)
     watch.set_defaults(command=_watch)
 
@@ -43,7 +48,7 @@ def _add_option(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]"
         parser.add_argument(name, action=argparse.BooleanOptionalAction, help=text, **settings)
         return
     if "tuple" in kind:
-        settings |= {"action": "append", "type": Path}
+        settings["action"] = "append"
     elif "Path" in kind:
         settings["type"] = Path
     elif "int" in kind:
@@ -58,10 +63,25 @@ def _add_option(parser: argparse.ArgumentParser, field: "dataclasses.Field[Any]"
 
 
 def _watch(arguments: argparse.Namespace) -> int:
-    config = config_from(arguments)
-    from cff_runtime.watch.service import watch  # inspecting needs none of it
+    try:
+        config = config_from(arguments)
+        from cff_runtime.watch.service import watch  # inspecting needs none of it
 
-    return watch(config)
+        return watch(config)
+    except UsageError as error:
+        if arguments.config is not None:
+            raise
+        raise UsageError(_as_options(str(error))) from error
+
+
+def _as_options(text: str) -> str:
+    """Name options in place of the fields of a file that was not given."""
+    text = text.replace(
+        "`source[1]` must have either `folder` or `camera`, got both or none",
+        "there must be either `--folder` or `--camera`, got both or none",
+    )
+    text = text.replace("`watch.bundle` must", "`BUNDLE` must")
+    return _FIELD.sub(lambda found: f"`--{found[1].replace('_', '-')}`", text)
 
 
 def config_from(arguments: argparse.Namespace) -> WatchConfig:

@@ -75,6 +75,12 @@ class WatchConfig:
     backend: str = _option("onnxruntime", "inference backend")
     provider: str = _option("cpu", "execution provider of onnxruntime")
     threads: int = _option(0, "CPU threads, 0 for all cores", (0, 1024))
+    provider_option: tuple[str, ...] = _option(
+        (), "of the provider, KEY=VALUE, may be given again", metavar="KEY=VALUE"
+    )
+    backend_option: tuple[str, ...] = _option(
+        (), "of the backend, KEY=VALUE, may be given again", metavar="KEY=VALUE"
+    )
     trusted_key: tuple[Path, ...] = _option(
         (), "public key that must have signed bundle and profiles", metavar="FILE"
     )
@@ -197,6 +203,8 @@ def _value(field: "dataclasses.Field[Any]", value: Any, where: str, base: Path) 
     name, kind = f"{where}.{field.name}", str(field.type)
     if "tuple" in kind:
         values = value if isinstance(value, list | tuple) else [value]
+        if "str" in kind:
+            return tuple(_text(one, name) for one in values)
         return tuple(_path(one, name, base) for one in values)
     if "Path" in kind:
         return _path(value, name, base)
@@ -206,11 +214,16 @@ def _value(field: "dataclasses.Field[Any]", value: Any, where: str, base: Path) 
         return value
     if "int" in kind or "float" in kind:
         return _number(field, value, name)
-    if not isinstance(value, str) or not value:
-        raise UsageError(f"`{name}` must be text, got {value!r:.80}")
+    value = _text(value, name)
     choices = field.metadata["choices"]
     if choices and value not in choices:
         raise UsageError(f"`{name}` must be one of {', '.join(choices)}, got {value!r:.80}")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"`{name}` must be text, got {value!r:.80}")
     return value
 
 

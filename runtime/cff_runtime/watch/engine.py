@@ -1,5 +1,7 @@
 """The engine of a watch: a verified bundle on its backend, and profiles that were tried on it."""
 
+import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cff_runtime.backends import open_backend
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import ProfileError, ProfileMismatchError
 from cff_runtime.inspector import Inspector
 from cff_runtime.manifest import MANIFEST_NAME
+from cff_runtime.opening import open_named_backend
 from cff_runtime.profile import Profile
 from cff_runtime.result import Result
 from cff_runtime.storage import sha256_file
+from cff_runtime.trust.policy import TRUSTED_KEY_VARIABLE
 from cff_runtime.trust.signature import BUNDLE_SIGNATURE_NAME
 from cff_runtime.watch.camera_checks import blank_references
 from cff_runtime.watch.condition import ConditionWatch
@@ -102,15 +105,22 @@ class BundleEngine:
         bundle = Bundle.open(config.bundle, trusted=self._trusted)
         first = Profile.load(config.sources[0].profile, self._trusted)
         bundle = bundle.view(first.precision_in(bundle.manifest))
-        options: dict[str, Any] = {"threads": config.threads}
-        if config.backend == "onnxruntime":
-            options["provider"] = config.provider
-        self._inspector = Inspector(bundle, open_backend(config.backend, bundle, options))
+        arguments = argparse.Namespace(
+            backend=config.backend,
+            provider=config.provider,
+            threads=config.threads,
+            provider_option=config.provider_option,
+            backend_option=config.backend_option,
+        )
+        self._inspector = Inspector(bundle, open_named_backend(arguments, bundle))
         self.bundle_id = bundle.manifest.id
         names = [MANIFEST_NAME, *bundle.manifest.files]
         if (bundle.path / BUNDLE_SIGNATURE_NAME).exists():
             names.append(BUNDLE_SIGNATURE_NAME)
-        self.files = tuple(bundle.path / name for name in names) + config.trusted_key
+        keys = config.trusted_key
+        if not keys and (value := os.environ.get(TRUSTED_KEY_VARIABLE)):
+            keys = tuple(Path(path) for path in value.split(os.pathsep) if path)
+        self.files = tuple(bundle.path / name for name in names) + keys
 
     def load(self, path: Path) -> tuple[Profile, str, NDArray[np.uint8]]:
         """See `Engine`."""

@@ -111,7 +111,7 @@ class Keepers:
             except Exception as error:  # a driver may raise anything, and the line goes on
                 text = str(error) if isinstance(error, CffError) else repr(error)
                 self._fault(ENGINE if self._failure else BUNDLE, text)
-                self._stop.wait(pause_s)
+                self._wait_for_change(pause_s)
                 pause_s = min(2 * pause_s, _MOST_PAUSE_S)
                 continue
             before = self._engine.bundle_id
@@ -125,6 +125,15 @@ class Keepers:
                     output.clear(kind)
                 output.note(PROFILE, None)
             return
+
+    def _wait_for_change(self, most_s: float) -> None:
+        """Pause, but not after somebody has mended something."""
+        files = (*self._engine.files, *(source.profile for source in self._config.sources))
+        ends, before = time.monotonic() + most_s, [file_signature((path,)) for path in files]
+        while not self._stop.wait(self._config.check_ms / 1000) and time.monotonic() < ends:
+            self.checked_at = time.monotonic()
+            if [file_signature((path,)) for path in files] != before:
+                return
 
     def _fault(self, kind: str, reason: str) -> None:
         for output in self._outputs.values():

@@ -78,7 +78,9 @@ def test_files_that_are_no_configuration(text: str, tmp_path: Path) -> None:
 
 def _parse(*arguments: str) -> Any:
     parser = argparse.ArgumentParser()
-    add_watch_parser(parser.add_subparsers())
+    commands = parser.add_subparsers()
+    add_watch_parser(commands)
+    commands.choices["watch"].add_argument("--trusted-key", type=Path, action="append")
     return config_from(parser.parse_args(["watch", *arguments]))
 
 
@@ -124,9 +126,10 @@ def test_a_file_stands_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--folder": "nowhere"}, "folder` must be an existing folder"),
-        ({"--records": "file"}, "`watch.records` must be a folder that can be written"),
-        ({"--state": "file"}, "`watch.state` must be a folder that can be written"),
+        ({"--folder": "nowhere"}, "`--folder` must be an existing folder"),
+        ({"--records": "file"}, "`--records` must be a folder that can be written"),
+        ({"--state": "file"}, "`--state` must be a folder that can be written"),
+        ({"--backend-option": "x"}, "`--backend-option` must be KEY=VALUE"),
         ({"BUNDLE": "in"}, "must be a bundle"),
     ],
 )
@@ -150,7 +153,8 @@ def test_nothing_starts_before_all_is_checked(
     }
     arguments = [given.pop("BUNDLE")]
     for option, value in given.items():
-        arguments += [option, str(tmp_path / value)]
+        is_path = option != "--backend-option"
+        arguments += [option, str(tmp_path / value) if is_path else value]
     if change.get("BUNDLE"):
         arguments[0] = str(tmp_path / arguments[0])
 

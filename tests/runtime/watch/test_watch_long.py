@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-
 SCRIPT = Path(__file__).with_name("fake_watch.py")
 
 

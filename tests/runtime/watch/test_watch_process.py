@@ -142,7 +142,7 @@ def _kill_at_random_moments(
     expected: dict[str, str] = {}
     n_torn = 0
     for kill in range(n_kills):
-        process = spawn(rng.choice((0, 1, 3)))
+        process = spawn(rng.choice((0, 1, 3)), 0.004)
         until(lambda p=process: _state(base).get("pid") == p.pid and _state(base)["state"] == "run")
         ends = time.monotonic() + rng.uniform(0.0, 0.15)
         while time.monotonic() < ends:
@@ -150,7 +150,7 @@ def _kill_at_random_moments(
             is_bad = rng.random() < 0.1
             _put(base, name, b"no image" if is_bad else png(len(expected)))
             expected[name] = "error" if is_bad else "pass"
-            time.sleep(rng.choice((0.0, 0.001, 0.004)))
+            time.sleep(rng.choice((0.001, 0.004, 0.015)))
         process.send_signal(signal.SIGKILL)
         process.wait()
         newest = max((base / "records" / "line").glob("records-*.jsonl"))
@@ -158,8 +158,8 @@ def _kill_at_random_moments(
             n_torn += 1
             with newest.open("ab") as file:
                 file.write(rng.choice((b'{"schema":1,"kind":"insp', b"\0" * 40)))
-    process = spawn()
-    until(lambda: not list((base / "in").glob("*.png")), 60.0)
+    process = spawn(0, 0.004)
+    until(lambda: not list((base / "in").glob("*.png")), 120.0)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)
 
