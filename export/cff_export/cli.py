@@ -115,8 +115,6 @@ def _export(arguments: argparse.Namespace) -> int:
     if key is not None:
         bundle = sign_bundle(bundle.path, key)
         print(f"{bundle.path / BUNDLE_SIGNATURE_NAME}  signed by {key.id}")
-    elif outcomes and (bundle.path / BUNDLE_SIGNATURE_NAME).exists():
-        log.warning("note: `%s` was signed before this change; sign it again", bundle.path)
     for line in write_hosts(arguments, bundle):
         print(line)
     return 1 if any(outcome.refused for outcome in outcomes) else 0

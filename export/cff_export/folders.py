@@ -14,6 +14,7 @@ from cff_runtime.engines.bundle_engines import ENGINES_FOLDER
 from cff_runtime.errors import StorageError, UsageError
 from cff_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
 from cff_runtime.storage import atomic_write, sha256_file
+from cff_runtime.trust import BUNDLE_SIGNATURE_NAME
 
 PARITY = "parity.json"
 
@@ -62,7 +63,8 @@ def copy_bundle(source: Path, work: Path) -> None:
 
     A file of the copy must be replaced, never written into.
     """
-    shutil.copytree(source, work, copy_function=_link, dirs_exist_ok=True)
+    unsigned = shutil.ignore_patterns(BUNDLE_SIGNATURE_NAME)  # what was signed is about to change
+    shutil.copytree(source, work, copy_function=_link, dirs_exist_ok=True, ignore=unsigned)
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:
@@ -71,7 +73,8 @@ def list_files(folder: Path) -> dict[str, FileEntry]:
     return {
         name.as_posix(): FileEntry(sha256_file(path), path.stat().st_size)
         for name, path in sorted(paths.items())
-        if name.as_posix() != MANIFEST_NAME and name.parts[0] != ENGINES_FOLDER
+        if name.as_posix() not in (MANIFEST_NAME, BUNDLE_SIGNATURE_NAME)
+        and name.parts[0] != ENGINES_FOLDER
     }
 
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
+from cff_runtime.backends import DEFAULT_BACKEND, require_backend
 from cff_runtime.batch_source import list_source
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import MissingDependencyError, UsageError
@@ -70,9 +72,8 @@ def run_batch(
     column: str | None = None,
     n_workers: int | None = None,
     address: str = "local",
-    backend: str = "onnxruntime",
-    provider: str = "cpu",
-    threads: int = 0,
+    backend: str = DEFAULT_BACKEND,
+    options: Mapping[str, Any] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> BatchSummary:
     """Score every image of a source that has no result in `out` yet.
@@ -89,10 +90,11 @@ def run_batch(
         One per CPU of the cluster, or per GPU with a GPU provider, if None.
     address : str
         Of a Ray cluster; ``local`` starts one on this machine.
-    backend, provider : str
-        As of `Inspector.open`; a provider other than ``cpu`` takes a GPU for each worker.
-    threads : int
-        CPU threads of each worker; 0 shares the cluster's CPUs out equally.
+    backend : str
+        As of `Inspector.open`; all but ``onnxruntime`` on the CPU takes a GPU for each worker.
+    options : mapping
+        Of the backend. ``threads`` are those of each worker; 0 shares the cluster's CPUs out
+        equally.
     progress : callable, optional
         Called with (images scored, images to score).
 
@@ -113,6 +115,7 @@ def run_batch(
             f"a batch needs a package that is not installed ({error}); install cff-edge[ray] "
             "with pip"
         ) from error
+    require_backend(backend)
     started = perf_counter()
     bundle, profile, out = bundle.absolute(), profile.absolute(), out.absolute()
     images = list_source(source, column)
@@ -127,11 +130,14 @@ def run_batch(
     if todo:
         n_cores = len(os.sched_getaffinity(0))
         with ray_cluster.join_cluster(address, n_cores, _STORE_BYTES) as resources:
-            n_workers, threads = _share(resources, n_workers, threads, provider)
+            provider = options.get("provider", "cpu") if backend == DEFAULT_BACKEND else backend
+            n_workers, threads = _share(resources, n_workers, options.get("threads", 0), provider)
             size = math.ceil(len(todo) / (n_workers * _BLOCKS_PER_WORKER))
             blocks = batch_workers.split_blocks(todo, min(size, MAX_BLOCK_IMAGES))
-            options = {"provider": provider, "threads": threads}
-            job = batch_workers.Job(bundle, manifest.precision, profile, out, backend, options)
+            given = dict(options)
+            if backend == DEFAULT_BACKEND:
+                given["threads"] = threads
+            job = batch_workers.Job(bundle, manifest.precision, profile, out, backend, given)
             begun = perf_counter()
             for n_images in batch_workers.score_blocks(
                 job, blocks, n_workers, float(provider != "cpu")
@@ -181,7 +187,7 @@ def _share(
         )
     if provider != "cpu" and n_workers > n_gpus:
         raise UsageError(
-            f"`--provider {provider}` must have a GPU for each worker, got {n_workers} "
+            f"`{provider}` must have a GPU for each worker, got {n_workers} "
             f"worker{'' if n_workers == 1 else 's'} and {n_gpus} GPUs in the cluster; "
             "use fewer workers or the provider cpu"
         )

@@ -21,7 +21,12 @@ from cff_runtime.engines.command import add_engine_parser
 from cff_runtime.errors import CffError
 from cff_runtime.imaging import list_images, load_image
 from cff_runtime.manifest import DEFAULT_PRECISION
-from cff_runtime.opening import open_inspector, open_named_backend
+from cff_runtime.opening import (
+    add_backend_arguments,
+    backend_options,
+    open_inspector,
+    open_named_backend,
+)
 from cff_runtime.overlay import save_overlay
 from cff_runtime.planner.command import add_plan_parser
 from cff_runtime.profile import Profile
@@ -30,6 +35,8 @@ from cff_runtime.replay.command import add_replay_parser
 from cff_runtime.result import Result
 from cff_runtime.storage import atomic_path
 from cff_runtime.thresholds.command import add_threshold_parser
+from cff_runtime.trust import require_trusted
+from cff_runtime.trust.command import add_sign_profile_parser, add_trust_options
 from cff_runtime.verification import verify_bundle
 from cff_runtime.watch.command import add_watch_parser
 
@@ -44,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        exit_code = command(arguments)
+        with require_trusted(getattr(arguments, "trusted_key", None)):
+            exit_code = command(arguments)
         sys.stdout.flush()  # here, where an error can still be told
         return exit_code
     except CffError as error:
@@ -108,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     add_engine_parser(commands)
     add_doctor_parser(commands)
     add_watch_parser(commands)
+    add_sign_profile_parser(commands)
+    add_trust_options(commands)  # last: to every command that is there
     return parser
 
 
@@ -115,9 +125,7 @@ def _add_bundle(
     parser: argparse.ArgumentParser, threads: str = "CPU threads, 0 for all cores"
 ) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by cff-export")
-    parser.add_argument("--backend", default="onnxruntime")
-    parser.add_argument("--provider", default="cpu", help="execution provider of onnxruntime")
-    parser.add_argument("--threads", type=int, default=0, help=threads)
+    add_backend_arguments(parser, threads)
     parser.add_argument("--json", action="store_true", help="JSON to stdout")
 
 
@@ -160,8 +168,7 @@ def _batch(arguments: argparse.Namespace) -> int:
         n_workers=arguments.workers,
         address=arguments.ray,
         backend=arguments.backend,
-        provider=arguments.provider,
-        threads=arguments.threads,
+        options=backend_options(arguments),
         progress=show_progress("scored"),
     )
     if arguments.json:

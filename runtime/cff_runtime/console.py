@@ -3,7 +3,8 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any
+
+from cff_runtime.opening import add_backend_arguments
 
 Progress = Callable[[int, int], None]
 
@@ -34,13 +35,6 @@ def show_progress(verb: str) -> Progress:
 
 
 def add_box_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where a bundle runs; `backend_options` reads them."""
-    parser.add_argument("--backend", default="onnxruntime")
-    parser.add_argument("--provider", default="cpu", help="execution provider of onnxruntime")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for all cores")
+    """Add the options that say where a bundle runs, see `cff_runtime.opening`, and ``--json``."""
+    add_backend_arguments(parser)
     parser.add_argument("--json", action="store_true", help="JSON to stdout")
-
-
-def backend_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of `open_backend`."""
-    return {"provider": arguments.provider, "threads": arguments.threads}

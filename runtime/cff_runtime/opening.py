@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from cff_runtime.backends import BACKEND_HELP, Backend, open_backend
+from cff_runtime.backends import BACKEND_HELP, DEFAULT_BACKEND, Backend, open_backend
 from cff_runtime.backends import backend_options as known_options
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import UsageError
@@ -14,7 +14,7 @@ from cff_runtime.precisions import refusal
 
 log = logging.getLogger(__name__)
 
-_ONNXRUNTIME = "onnxruntime"
+
 _WORDS = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
 
 
@@ -22,7 +22,7 @@ def add_backend_arguments(
     parser: argparse.ArgumentParser, threads: str = "CPU threads, 0 for all cores"
 ) -> None:
     """Add the options that say where a bundle runs; `backend_options` reads them."""
-    parser.add_argument("--backend", default=_ONNXRUNTIME, help=BACKEND_HELP)
+    parser.add_argument("--backend", default=DEFAULT_BACKEND, help=BACKEND_HELP)
     parser.add_argument("--provider", default="cpu", help="execution provider of onnxruntime")
     parser.add_argument("--threads", type=int, default=0, help=threads)
     for name, owner in (("--provider-option", "provider"), ("--backend-option", "backend")):
@@ -50,7 +50,7 @@ def open_named_backend(arguments: argparse.Namespace, bundle: Bundle) -> Backend
     """
     precision = bundle.manifest.precision
     reason = refusal(precision, arguments.provider)
-    if arguments.backend == _ONNXRUNTIME and reason:
+    if arguments.backend == DEFAULT_BACKEND and reason:
         log.warning("note: %s on provider %s: %s", precision, arguments.provider, reason)
     return open_backend(arguments.backend, bundle, backend_options(arguments))
 
@@ -67,14 +67,15 @@ def backend_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     of_provider = _pairs("--provider-option", getattr(arguments, "provider_option", []))
     options: dict[str, Any] = {}
-    if arguments.backend == _ONNXRUNTIME:
+    if arguments.backend == DEFAULT_BACKEND:
         options = {"provider": arguments.provider, "threads": arguments.threads}
         if of_provider:
             options["provider_options"] = of_provider
     elif arguments.provider != "cpu" or arguments.threads != 0 or of_provider:
         raise UsageError(
-            f"`--provider`, `--provider-option` and `--threads` are of backend {_ONNXRUNTIME}, got "
-            f"them with `--backend {arguments.backend}`; see `--backend-option`"
+            f"`--provider`, `--provider-option` and `--threads` are of backend "
+            f"{DEFAULT_BACKEND}, got them with `--backend {arguments.backend}`; see "
+            "`--backend-option`"
         )
     given = _pairs("--backend-option", getattr(arguments, "backend_option", []))
     defaults = known_options(arguments.backend) if given else {}

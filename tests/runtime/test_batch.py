@@ -310,9 +310,16 @@ def test_a_killed_worker_costs_its_open_block_alone(
 def test_workers_that_cannot_open_the_bundle_end_the_batch(
     batch: Callable[..., BatchSummary], parts: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(BackendError, match=r"Ray must keep its workers alive: .*`backend` must be"):
-        batch(parts, backend="abacus")
+    with pytest.raises(BackendError, match=r"Ray must keep its workers alive: .*option of"):
+        batch(parts, options={"colour": "red"})
     assert not (tmp_path / "out" / "results.parquet").exists()
+
+
+def test_unknown_backend_is_told_before_any_worker_starts(
+    batch: Callable[..., BatchSummary], parts: Path
+) -> None:
+    with pytest.raises(UsageError, match="`backend` must be one of onnxruntime"):
+        batch(parts, backend="abacus")
 
 
 @pytest.mark.parametrize(
@@ -320,9 +327,12 @@ def test_workers_that_cannot_open_the_bundle_end_the_batch(
     [
         ({"n_workers": 0}, "`--workers` must be 1 or more, got 0"),
         ({"n_workers": 3}, "must fit the cluster's 2 CPUs, got 3 x 1"),
-        ({"n_workers": 2, "threads": 2}, "must fit the cluster's 2 CPUs, got 2 x 2"),
-        ({"threads": -1}, "`--threads` must be 0 or more, got -1"),
-        ({"provider": "cuda"}, "must have a GPU for each worker, got 1 worker and 0 GPUs"),
+        ({"n_workers": 2, "options": {"threads": 2}}, "must fit the cluster's 2 CPUs, got 2 x 2"),
+        ({"options": {"threads": -1}}, "`--threads` must be 0 or more, got -1"),
+        (
+            {"options": {"provider": "cuda"}},
+            "`cuda` must have a GPU for each worker, got 1 ",
+        ),
     ],
 )
 def test_workers_must_fit_the_cluster(

@@ -9,6 +9,7 @@ from cff_runtime.backends.protocol import Backend, Encoding
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import MissingDependencyError, UsageError
 
+DEFAULT_BACKEND = "onnxruntime"
 # name -> (module, extra that installs it); each module has open_backend(bundle, **options).
 # Run here: `onnxruntime` on the CPU. `tensorrt` has not run on a GPU: see `docs/gpu.md`.
 BACKENDS = {
@@ -60,9 +61,20 @@ def backend_options(name: str) -> dict[str, Any]:
     return {parameter.name: parameter.default for parameter in parameters}
 
 
-def _load(name: str) -> Any:
+def require_backend(name: str) -> None:
+    """Check a backend's name; its package need not be installed.
+
+    Raises
+    ------
+    UsageError
+        If there is no backend of that name.
+    """
     if name not in BACKENDS:
         raise UsageError(f"`backend` must be one of {', '.join(BACKENDS)}, got {name!r}")
+
+
+def _load(name: str) -> Any:
+    require_backend(name)
     module_name, extra = BACKENDS[name]
     try:
         return importlib.import_module(module_name)
@@ -76,8 +88,10 @@ def _load(name: str) -> Any:
 __all__ = [
     "BACKENDS",
     "BACKEND_HELP",
+    "DEFAULT_BACKEND",
     "Backend",
     "Encoding",
     "backend_options",
     "open_backend",
+    "require_backend",
 ]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from cff_runtime.console import (
     add_box_options,
-    backend_options,
     say,
     show_progress,
     tell,
 )
 from cff_runtime.errors import CffError, UsageError
 from cff_runtime.manifest import DEFAULT_PRECISION, Manifest
+from cff_runtime.opening import backend_options
 from cff_runtime.thresholds import DEFAULT_MARGIN
 
 if TYPE_CHECKING:

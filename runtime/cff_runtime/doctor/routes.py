@@ -195,7 +195,10 @@ def _known_bad(
     if not rows:
         return None
     reason = f"{rows[0].effect} ({rows[0].sources[0]}); {rows[0].advice}"
-    options = f"--provider {target}" if backend != ENGINE else "--backend tensorrt"
+    options = f"--provider {target}"
+    if backend == ENGINE:
+        flavour = "" if target == "tensorrt" else f" --backend-option flavour={target}"
+        options = f"--backend tensorrt{flavour}"
     if backend == ENGINE and "tensorrt" not in BACKENDS:
         return cannot(reason)
     path = shlex.quote(needs.path)

@@ -26,6 +26,7 @@ from cff_runtime.engines.record import ENGINE_SUFFIX, SIDECAR_SUFFIX, BuiltEngin
 from cff_runtime.engines.validity import invalidity
 from cff_runtime.errors import BackendError, StorageError
 from cff_runtime.storage import sha256_file
+from cff_runtime.trust.ownership import foreign_writer
 
 _KEPT = ".kept"
 
@@ -118,6 +119,8 @@ class EngineStore:
         """
         path = engine.path
         try:
+            if writer := foreign_writer(path):
+                return f"`{path}` must be this user's or root's alone: {writer}"
             n_bytes = path.stat().st_size
             if n_bytes != engine.n_bytes:
                 return f"`{path}` must have {engine.n_bytes} bytes, it has {n_bytes}"

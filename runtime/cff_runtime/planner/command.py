@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cff_runtime.console import add_box_options, backend_options, say, tell
+from cff_runtime.console import add_box_options, say, tell
 from cff_runtime.errors import UsageError
+from cff_runtime.opening import backend_options
 
 if TYPE_CHECKING:
     from cff_runtime.planner.planning import Planner

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from cff_runtime.console import (
     add_box_options,
-    backend_options,
     say,
     show_progress,
     tell,
 )
 from cff_runtime.errors import UsageError
+from cff_runtime.opening import backend_options
 
 if TYPE_CHECKING:
     from cff_runtime.replay.rescoring import Side

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cff_runtime.errors import UsageError
+from cff_runtime.opening import add_backend_arguments
 
 if TYPE_CHECKING:  # showing a threshold needs no backend
     from cff_runtime.inspector import Inspector
@@ -42,9 +43,7 @@ def add_threshold_parser(commands: Any) -> None:
     ):
         parser.add_argument(name, type=Path, nargs="+", default=[], metavar="IMAGE", help=text)
     parser.add_argument("--bundle", type=Path, help="to score --good and --defects")
-    parser.add_argument("--backend", default="onnxruntime")
-    parser.add_argument("--provider", default="cpu", help="execution provider of onnxruntime")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for all cores")
+    add_backend_arguments(parser)
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write the scores as PNG")
     parser.add_argument("--json", action="store_true", help="JSON to stdout")
     parser.set_defaults(command=_threshold)
