@@ -104,11 +104,6 @@ class CameraSource:
         """Take no further frame."""
         self._stop.set()
 
-    def join(self, timeout_s: float) -> None:
-        """Wait for the reader, which may hang."""
-        if self._reader is not None:
-            self._reader.join(timeout_s)
-
     def finish(self, frame: Frame, seq: int, bad: bool) -> None:
         """Nothing is left of a frame."""
 

@@ -89,10 +89,6 @@ class FolderSource:
         """Take no further file."""
         self._stop.set()
 
-    def join(self, timeout_s: float) -> None:
-        """Wait until the thread has ended."""
-        self._thread.join(timeout_s)
-
     def check(self) -> None:
         """Nothing to watch over: a folder that is silent has no files."""
 

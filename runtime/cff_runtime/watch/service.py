@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -32,6 +33,7 @@ from cff_runtime.watch.worker import Worker
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
+_END_S = 1.0
 
 
 class Watch:
@@ -65,6 +67,7 @@ class Watch:
         self._stop_wanted = False
         self._hold_wanted: bool | None = None
         self._events = EventQueue()
+        self._foreign = set(threading.enumerate())
         self.run_id = uuid.uuid4().hex
         self.outputs: dict[str, SourceOutput] = {}
         try:
@@ -86,8 +89,8 @@ class Watch:
 
     def start(self) -> None:
         """Start all threads."""
+        self._worker.start()
         self._keepers.start()
-        self._worker.thread.start()
         for lane in self._lanes:
             self._events.add(lane.name, "start", f"bundle {self._config.bundle}")
             lane.source.start()
@@ -134,9 +137,14 @@ class Watch:
                 if (wanted := self._hold_wanted) is not None:
                     self._hold_wanted = None
                     self.hold(wanted)
-            if not self.stop():
-                os._exit(1)  # a thread in a driver can keep a process alive
-        return 0
+            exit_code = 0 if self.stop() else 1
+            if self._threads_that_hang():
+                # Python would end them inside a driver's C++, which aborts the process
+                for stream in (sys.stdout, sys.stderr):
+                    with contextlib.suppress(OSError):
+                        stream.flush()
+                os._exit(exit_code)
+        return exit_code
 
     def hold(self, on: bool) -> None:
         """Stop or go on inspecting, as the file ``mode`` in the state folder does."""
@@ -148,6 +156,15 @@ class Watch:
         else:
             for output in self.outputs.values():
                 output.hold("hold" if on else None)
+
+    def _threads_that_hang(self) -> list[threading.Thread]:
+        """Return the threads of this watch that do not end, such as in a camera's driver."""
+        ends = time.monotonic() + _END_S
+        while True:
+            left = [thread for thread in threading.enumerate() if thread not in self._foreign]
+            if not left or time.monotonic() > ends:
+                return left
+            time.sleep(_POLL_S)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

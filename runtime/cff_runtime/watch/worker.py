@@ -75,6 +75,12 @@ class Worker:
         self.busy_since: float | None = None
         self.thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
+    def start(self) -> None:
+        """Begin, with observers made: that may take longer than an inspection."""
+        for lane in self._lanes:
+            self._begin_to_observe(lane, self._keepers.judge(lane.name))
+        self.thread.start()
+
     def stop(self) -> None:
         """Finish the frame in hand and end."""
         self._stop.set()
@@ -193,11 +199,7 @@ class Worker:
         if result is None or pixels is None:
             return {}, []
         if lane.observed is not judge:
-            lane.observed = judge
-            lane.observers = [factory(lane.name, judge) for factory in self._factories]
-            for kind in list(lane.output.notes):
-                if kind.startswith("condition "):
-                    lane.output.note(kind, None)
+            self._begin_to_observe(lane, judge)
         measured: dict[str, float] = {}
         texts = [] if result.warning is None else [result.warning]
         if lane.config.condition:
@@ -213,6 +215,18 @@ class Worker:
                 log.exception("%s", lane.name)
                 texts.append(f"an observer failed: {error!r}")
         return {name: round(value, 4) for name, value in measured.items()}, texts
+
+    def _begin_to_observe(self, lane: Lane, judge: Judge) -> None:
+        """Compare with another profile from now on."""
+        lane.observed, lane.observers = judge, []
+        for factory in self._factories:
+            try:
+                lane.observers.append(factory(lane.name, judge))
+            except Exception:
+                log.exception("%s", lane.name)
+        for kind in lane.output.notes:
+            if kind.startswith("condition "):
+                lane.output.note(kind, None)
 
     def _watch_condition(
         self, lane: Lane, judge: Judge, pixels: NDArray[np.uint8], texts: list[str]

@@ -1,6 +1,6 @@
 """An engine and a camera for tests of the watch; as a script, a watch that can be killed.
 
-python fake_watch.py BASE [MS_PER_INSPECTION [FILE_MB]]: watches BASE/in, records in BASE/records.
+python fake_watch.py BASE [MS_PER_INSPECTION [FILE_MB [CAMERA]]]: watches BASE/in or a camera.
 """
 
 import hashlib
@@ -158,7 +158,9 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     base = Path(sys.argv[1])
     controls = Controls(delay_s=float(sys.argv[2]) / 1000 if len(sys.argv) > 2 else 0.0)
-    source = {"settle_ms": 0, "poll_ms": 1}
+    source: dict[str, Any] = {"settle_ms": 0, "poll_ms": 1}
+    if len(sys.argv) > 4:
+        source |= {"folder": None, "camera": sys.argv[4]}
     file_mb = float(sys.argv[3]) if len(sys.argv) > 3 else 0.004
     config = station_config(base, {"file_mb": file_mb, "stdout": len(sys.argv) <= 3}, source)
     return Watch(config, lambda config: FakeEngine(config, controls)).run()

@@ -3,6 +3,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -130,6 +131,32 @@ def test_hold_discards_what_waited(station: Any, until: Callable[..., Any]) -> N
     station.watch.hold(False)
     station.wait_state(state="run", verdict="pass")
     assert sum(record["held"] for record in station.lines()) >= 10
+
+
+def test_opencv_reads_a_stream_to_its_end_and_opens_it_again(
+    station: Any, until: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = station.base / "stream.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no MJPG")
+    rng = np.random.default_rng(0)
+    for level in range(10):  # bluer and bluer
+        image = rng.integers(60, 100, (48, 64, 3)).astype(np.uint8)
+        image[:, :, 0] += np.uint8(10 * level)
+        writer.write(image)
+    writer.release()
+    monkeypatch.setattr(station.rig, "open", open_capture)
+
+    station.start_camera(camera=str(path), policy="block")
+
+    until(lambda: len(station.lines()) >= 25)
+    records = station.lines()
+    assert {tuple(record["image"]["size"]) for record in records} == {(64, 48)}
+    scores = [record["score"] for record in records[:10]]
+    assert scores == sorted(scores)  # every frame, in order, then from the beginning
+    assert records[10]["score"] == records[0]["score"] < records[9]["score"]
+    until(lambda: any("gave no frame" in line["reason"] for line in station.lines("event")))
 
 
 def test_opencv_says_no_by_itself() -> None:

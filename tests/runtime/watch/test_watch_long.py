@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import os
 import random
 import subprocess
 import sys
@@ -69,7 +70,8 @@ def _work_through(
     feeder = Feeder(station, fake, [png(seed) for seed in range(50)], n_files)
     command = [sys.executable, str(SCRIPT), str(station.base), "0", "0.5"]
     memory: list[int] = []
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "2"}  # as docs/cff-watch.service has it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
         try:
             path = station.base / "state" / "line" / "state.json"
             until(lambda: path.exists() and station.state()["state"] == "run", 60.0)

@@ -99,6 +99,24 @@ def test_a_second_signal_quits_at_once(
     assert _records(base) == []
 
 
+def test_a_read_that_hangs_does_not_spoil_the_end(
+    base: Path, spawn: Any, until: Callable[..., Any]
+) -> None:
+    """OpenCV waits in its own code for an address that takes a connection and says nothing."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        process = spawn(0, 0.004, f"http://127.0.0.1:{port}/stream")
+        until(lambda: _state(base)["state"] == "fault")
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=10)
+    assert process.returncode == 0, err
+    assert _state(base)["state"] == "stopped"
+
+
 def test_signals_hold_and_go_on(base: Path, spawn: Any, until: Callable[..., Any]) -> None:
     process = spawn()
     until(lambda: _state(base)["state"] == "run")
