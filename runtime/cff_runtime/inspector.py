@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from cff_runtime.backends import Backend, Encoding, open_backend
 from cff_runtime.bundle import Bundle
+from cff_runtime.drift.measures import picture_measures
 from cff_runtime.enrolment import Progress, enroll_references
 from cff_runtime.errors import ProfileError, UsageError
 from cff_runtime.finishing import fuse_maps, image_score
 from cff_runtime.imaging import load_image
 from cff_runtime.manifest import DEFAULT_PRECISION
-from cff_runtime.product_check import mean_features, product_distance
+from cff_runtime.product_check import mean_features, reference_distances
 from cff_runtime.profile import Profile
 from cff_runtime.profile_history import now_utc, record
 from cff_runtime.references import Reference, ReferenceImage, find_reference, pixels_sha256
@@ -234,12 +235,14 @@ class Inspector:
         pixels = _as_array(image)
         clock = [perf_counter_ns()]
         resized = self.bundle.manifest.preprocessing(pixels)
+        measures = picture_measures(resized)
         clock.append(perf_counter_ns())
         encoding = self._backend.encode(resized, profile.text)
         clock.append(perf_counter_ns())
         result = self.judge(encoding, profile, (pixels.shape[0], pixels.shape[1]))
         stages_ms = _milliseconds(("preprocess", "encode"), clock)
-        return dataclasses.replace(result, stages_ms={**stages_ms, **result.stages_ms})
+        stages_ms |= result.stages_ms
+        return dataclasses.replace(result, measures=measures, stages_ms=stages_ms)
 
     def judge(self, encoding: Encoding, profile: Profile, size: tuple[int, int]) -> Result:
         """Search the memory banks and decide; `inspect` without preprocessing and encoder.
@@ -272,7 +275,8 @@ class Inspector:
         score = image_score(float(anomaly_map.max()), encoding.text_score, profile.peak_scale)
         limits = profile.threshold
         regions = find_regions(anomaly_map, limits.pixel_value, size)
-        warning = self._product_warning(encoding, profile)
+        features = [self._backend.download(handle) for handle in encoding.features]
+        apart = reference_distances(mean_features(features), profile.means)
         clock.append(perf_counter_ns())
         return Result(
             score=score,
@@ -283,17 +287,8 @@ class Inspector:
             text_score=encoding.text_score,
             stages_ms=_milliseconds(("search", "finish"), clock),
             review_threshold=limits.review if limits.review < limits.value else None,
-            warning=warning,
-        )
-
-    def _product_warning(self, encoding: Encoding, profile: Profile) -> str | None:
-        features = [self._backend.download(handle) for handle in encoding.features]
-        distance = product_distance(mean_features(features), profile.means)
-        if distance <= profile.product_limit:
-            return None
-        return (
-            f"looks like another product than `{profile.product}`: as a whole it differs from the "
-            f"references by {distance:.1f}, usual is {profile.product_limit:.1f} at most"
+            warning=_product_warning(float(apart.sum(axis=0).min()), profile),
+            stage_distances=tuple(apart.min(axis=1).tolist()),
         )
 
     def _enroll_again(
@@ -357,6 +352,15 @@ class Inspector:
                 profile.require_bundle(self.bundle.manifest)
                 self._banks[profile] = [self._backend.upload_bank(b) for b in profile.banks]
             return self._banks[profile]
+
+
+def _product_warning(distance: float, profile: Profile) -> str | None:
+    if distance <= profile.product_limit:
+        return None
+    return (
+        f"looks like another product than `{profile.product}`: as a whole it differs from the "
+        f"references by {distance:.1f}, usual is {profile.product_limit:.1f} at most"
+    )
 
 
 def _require_images(images: Sequence[ImageLike]) -> None:

@@ -47,11 +47,15 @@ def product_distance(
     references : sequence of S ndarrays of shape (K, C_s), float32
         Of the references.
     """
-    total = np.zeros(len(references[0]))
-    for mean, rows in zip(means, references, strict=True):
-        cosine_distance = np.maximum(1.0 - (rows @ mean).astype(np.float64), 0.0)
-        total += np.log1p(cosine_distance / _SCALE)
-    return float(total.min())
+    return float(reference_distances(means, references).sum(axis=0).min())
+
+
+def reference_distances(
+    means: Sequence[NDArray[np.float32]], references: Sequence[NDArray[np.float32]]
+) -> NDArray[np.float64]:
+    """Return the terms of `product_distance`, [S,K]: per stage, to each reference."""
+    cosines = np.stack([rows @ mean for mean, rows in zip(means, references, strict=True)])
+    return np.log1p(np.maximum(1.0 - cosines.astype(np.float64), 0.0) / _SCALE)
 
 
 def product_limit(references: Sequence[NDArray[np.float32]]) -> float:

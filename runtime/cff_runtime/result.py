@@ -1,6 +1,6 @@
 """What an inspection returns."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -53,6 +53,12 @@ class Result:
         The profile's review threshold, None where it has no band for review.
     warning : str or None
         Said where the image as a whole looks like another product; the verdict does not heed it.
+    stage_distances : tuple of S floats
+        Of the image's mean feature to the nearest reference's, log(1 + distance / 0.01), see
+        `cff_runtime.product_check`; for `cff_runtime.drift`.
+    measures : dict of str to float
+        Sharpness, brightness and position, see `cff_runtime.drift.measures`; empty where the
+        image itself was not at hand.
     """
 
     score: float
@@ -64,6 +70,8 @@ class Result:
     stages_ms: dict[str, float]
     review_threshold: float | None = None
     warning: str | None = None
+    stage_distances: tuple[float, ...] = ()
+    measures: dict[str, float] = field(default_factory=dict)
 
     @property
     def total_ms(self) -> float:
@@ -82,4 +90,6 @@ class Result:
             "stages_ms": {name: round(ms, 3) for name, ms in self.stages_ms.items()},
             "total_ms": round(self.total_ms, 3),
             "warning": self.warning,
+            "stage_distances": [round(distance, 6) for distance in self.stage_distances],
+            "measures": {name: round(value, 6) for name, value in self.measures.items()},
         }

@@ -1,0 +1,92 @@
+"""The sequential rule: Page's cumulative sum, one per signal and direction.
+
+    z_t = (x_t - mean) / spread, cut to at most 4                      of the learnt baseline
+    S_t = max(0, S_{t-1} + z_t - k),   k = 1.75                        alarm where S_t >= h = 25
+
+after Page (1954), "Continuous inspection schemes", Biometrika 41; the same with -z for falling
+signals. k is a dead zone: lines wander a little, and a baseline learnt from few parts is off by a
+little; a mean that moves by less than k spreads never adds up. A lasting move by m spreads needs
+h / (m - k) pictures. Cutting at 4 makes a strange picture worth 2.25 at most, so that 12 in a row
+are the fewest that alarm. The sum began where it was last 0, which is the estimate of since when.
+How k, h and the cut were chosen stands in `docs/drift.md`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cff_runtime.errors import StorageError
+from cff_runtime.jsonfields import take
+
+DEAD_ZONE, LIMIT, LARGEST_Z = 1.75, 25.0, 4.0
+_CAP = LIMIT + 10.0  # so that an alarm ends some 20 usual pictures after its cause
+
+
+@dataclass
+class Counter:
+    """A cumulative sum of one signal in one direction.
+
+    Attributes
+    ----------
+    value : float
+        S_t.
+    n : int
+        Pictures since it was 0.
+    total : float
+        Sum of their signal, in spreads from the mean, uncut.
+    since : str or None
+        When it was 0 last.
+    alarmed : bool
+        Whether it went over the limit and has not come back to 0 yet.
+    """
+
+    value: float = 0.0
+    n: int = 0
+    total: float = 0.0
+    since: str | None = None
+    alarmed: bool = False
+
+    def add(self, z: float, at: str) -> bool:
+        """Count a picture whose signal is `z` spreads in this direction; True where it alarms."""
+        self.value = min(max(0.0, self.value + min(z, LARGEST_Z) - DEAD_ZONE), _CAP)
+        if self.value == 0.0:
+            self.n, self.total, self.since, self.alarmed = 0, 0.0, None, False
+            return False
+        if self.n == 0:
+            self.since = at
+        self.n += 1
+        self.total += z
+        if self.value < LIMIT or self.alarmed:
+            return False
+        self.alarmed = True
+        return True
+
+    @property
+    def mean_z(self) -> float:
+        """Mean of the signal since the sum was 0, in spreads; 0 without pictures."""
+        return self.total / self.n if self.n else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Counter":
+        """Read what `to_dict` gave.
+
+        Raises
+        ------
+        StorageError
+            If it is not that.
+        """
+        since = fields.get("since")
+        value, n = take(fields, "value", float, StorageError), take(fields, "n", int, StorageError)
+        if not 0.0 <= value <= _CAP or n < 0:
+            raise StorageError(f"`value` must be 0 to {_CAP:g} and `n` 0 or more, got {value}, {n}")
+        return cls(
+            value=value,
+            n=n,
+            total=take(fields, "total", float, StorageError),
+            since=since if isinstance(since, str) else None,
+            alarmed=take(fields, "alarmed", bool, StorageError),
+        )
