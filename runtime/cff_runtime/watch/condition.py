@@ -5,7 +5,7 @@ brightness  mean grey value: within the references' range and 12 levels or that 
 saturation  share of pixels above 250: at most the largest of the references, and 0.02 or that
           range more
 shift     place of the largest cross-correlation with the nearest reference, on a grid of
-          128 x 128: at most 4 % of the side, and the largest that the references have among
+          128 x 128: at most 2 % of the side, and the largest that the references have among
           themselves; off where they correlate by less than 0.6, as textures do. Phase correlation
           weighs all frequencies alike and sees shifts in the noise of smooth parts
 
@@ -24,7 +24,7 @@ from cff_runtime.image_checks import sharpness_of
 
 _FOCUS_SHARE = 0.5
 _GREY_LEVELS, _SATURATED, _SATURATED_SHARE = 12.0, 250, 0.02
-_SHIFT_SHARE, _LEAST_CORRELATION = 0.04, 0.6
+_SHIFT_SHARE, _LEAST_CORRELATION = 0.02, 0.6
 _SIDE_PX = 128  # of the images that are correlated
 _N_ON, _N_OFF = 5, 10
 _TIGHTER = 0.1

@@ -191,8 +191,8 @@ def _source(values: dict[str, Any], where: str, watch: Mapping[str, Any]) -> Sou
         raise UsageError(f"`{where}.after` must be given with `folder` only, a camera has no files")
     if source.after == "keep" and watch.get("limit_mb"):
         raise UsageError(
-            f"`{where}.after` must not be `keep` with a `limit_mb`: with the oldest records gone, "
-            "it would be forgotten which files were inspected; use `move`"
+            f"`{where}.after` must not be `keep` with `watch.limit_mb`: with the oldest records "
+            "gone, it would be forgotten which files were inspected; use `move`"
         )
     policy = source.policy or ("block" if source.folder is not None else "drop-oldest")
     return dataclasses.replace(source, policy=policy)

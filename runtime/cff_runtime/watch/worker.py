@@ -274,6 +274,10 @@ class Worker:
         verdict = record["verdict"]
         reason = record["error"] or "; ".join(record["warnings"])
         put_out = lane.output.decide(record["seq"], verdict, reason, hand.epoch)
+        if put_out != record["output"]:  # a fault came while the record was written
+            self._events.add(
+                lane.name, "output", f"record {record['seq']} was put out as {put_out}"
+            )
         self._metrics.count("cff_watch_inspections", lane.name, verdict=verdict)
         for stage, value_ms in record.get("stages_ms", {}).items():
             self._metrics.observe("cff_watch_stage_seconds", lane.name, value_ms / 1e3, stage=stage)

@@ -205,3 +205,23 @@ def test_a_full_disk_is_seen_before_the_next_part(
     running.wait_state(state="run")
     running.put("second.png", png(2))
     running.wait_state(verdict="pass", seq=2)
+
+
+def test_a_fault_that_comes_while_the_record_is_written_is_told_behind_it(
+    running: Any, png: Any, monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    output = running.watch.outputs["line"]
+    append = running.watch._lanes[0].records.append
+
+    def append_and_fail(record: Any) -> None:
+        append(record)
+        if record.get("seq") == 2:
+            output.fault("planted", "now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.watch._lanes[0].records, "append", append_and_fail)
+        running.put("second.png", png(2))
+        running.wait_lines(2)
+        wanted = "record 2 was put out as fault"
+        until(lambda: any(line["reason"] == wanted for line in running.lines("event")))
+    assert running.lines()[1]["output"] == "pass" and running.state()["verdict"] == "fault"

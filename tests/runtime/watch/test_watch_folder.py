@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cff_runtime.errors import UsageError
+from cff_runtime.watch import folder as folder_module
 from cff_runtime.watch.service import Watch
 
 
@@ -162,14 +163,22 @@ def test_a_recorded_file_that_was_not_moved_is_not_recorded_again(
 
 
 def test_after_a_power_cut_all_moves_since_the_last_flush_may_be_undone(
-    station: Any, png: Callable[..., bytes], until: Callable[..., Any]
+    station: Any,
+    png: Callable[..., bytes],
+    until: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    n_safe = [0]
+    monkeypatch.setattr(
+        folder_module, "flush_folder", lambda folder: n_safe.append(len(station.inside("done")))
+    )
     station.start()
     for number in range(90):
         station.put(f"{number:02d}.png", png(number))
     records = station.wait_lines(90)
     settled = records[-1]["settled"]
     assert 0 < settled < 90
+    assert {record["settled"] for record in records} <= set(n_safe)
     station.stop()
     for record in records:
         if record["seq"] > settled:

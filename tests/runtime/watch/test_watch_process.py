@@ -1,3 +1,5 @@
+import contextlib
+import http.server
 import json
 import os
 import random
@@ -5,12 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from cff_runtime.cli import main
@@ -115,6 +120,43 @@ def test_a_read_that_hangs_does_not_spoil_the_end(
             _, err = process.communicate(timeout=10)
     assert process.returncode == 0, err
     assert _state(base)["state"] == "stopped"
+
+
+class _Stream(http.server.BaseHTTPRequestHandler):
+    """Motion JPEG without end, 20 frames a second."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        rng = np.random.default_rng(0)
+        with contextlib.suppress(OSError):
+            while True:
+                pixels = rng.integers(60, 190, (48, 64, 3)).astype(np.uint8)
+                data = cv2.imencode(".jpg", pixels)[1].tobytes()
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                self.wfile.write(head.encode() + data + b"\r\n")
+                time.sleep(0.05)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_camera_in_the_network_through_opencv(
+    base: Path, spawn: Any, until: Callable[..., Any]
+) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Stream) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        process = spawn(0, 0.05, f"http://127.0.0.1:{server.server_port}/stream")
+        try:
+            until(lambda: len(_records(base)) >= 5, 30.0)
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=10)
+        finally:
+            server.shutdown()
+    assert process.returncode == 0, err  # OpenCV's code aborts if its thread is ended by Python
+    assert {tuple(record["image"]["size"]) for record in _records(base)} == {(64, 48)}
 
 
 def test_signals_hold_and_go_on(base: Path, spawn: Any, until: Callable[..., Any]) -> None:
