@@ -163,7 +163,10 @@ class DriftMonitor:
             name: take(state, name, dict, StorageError)
             for name in ("usual", "lately", "counters", "active")
         }
-        usual = {name: Usual.from_dict(fields) for name, fields in parts["usual"].items()}
+        usual = {
+            name: Usual.from_dict(take(parts["usual"], name, dict, StorageError))
+            for name in parts["usual"]
+        }
         lately = {
             name: take(parts["lately"], name, float, StorageError) for name in parts["lately"]
         }
@@ -237,7 +240,8 @@ class DriftMonitor:
         """Return the other signals whose own sum, or recent mean, lies off."""
         moved = {}
         for other, lately in self._lately.items():
-            sums = [self._counters[other, direction].mean_z * sign for direction, sign in _SIGNS]
+            own = ((self._counters.get((other, way)), sign) for way, sign in _SIGNS)
+            sums = [counter.mean_z * sign for counter, sign in own if counter is not None]
             value = max([*sums, lately], key=abs)
             if other != name and abs(value) >= ALSO:
                 moved[other] = round(value, 2)
