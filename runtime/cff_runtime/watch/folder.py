@@ -222,20 +222,42 @@ class FolderSource:
         return Frame(name, utc(waiting.mtime_ns / 1e9), pixels, error, identity, path)
 
     def _take_away(self, path: Path, identity: FileIdentity, where: str, seq: int) -> None:
-        status = path.lstat()
-        if (status.st_mtime_ns, status.st_size) != (identity.mtime_ns, identity.n_bytes):
+        """Move or delete the very file that was recorded, and no other that took its name."""
+        if not _is_same(path, identity):
             return  # another file of that name has come meanwhile: it is the next one
         if self._config.after == "delete":
-            path.unlink()
-            return
-        day = utc(time.time())[:10]
-        target = self._folder / where / day / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
+            target = path.with_name(f".deleted.{path.name}")
+        else:
+            target = self._folder / where / utc(time.time())[:10] / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
         n_tries = 0
         while os.path.lexists(target):  # nothing that was kept is written over
             n_tries += 1
-            target = target.with_name(f"{path.stem}.{seq or 'again'}.{n_tries}{path.suffix}")
+            target = target.with_name(f"{target.stem}.{seq or 'again'}.{n_tries}{path.suffix}")
         path.rename(target)
+        if not _is_same(target, identity):  # it came between the look and the move
+            _put_back(target, path)
+        elif self._config.after == "delete":
+            target.unlink()
+
+
+def _is_same(path: Path, identity: FileIdentity) -> bool:
+    status = path.lstat()
+    return (status.st_mtime_ns, status.st_size) == (identity.mtime_ns, identity.n_bytes)
+
+
+def _put_back(moved: Path, path: Path) -> None:
+    """Return a file to the folder, beside whatever has its name there by now."""
+    target, n_tries = path, 0
+    while True:
+        try:
+            os.link(moved, target)  # unlike a rename, it writes nothing over
+        except FileExistsError:
+            n_tries += 1
+            target = path.with_name(f"{path.stem}.back.{n_tries}{path.suffix}")
+        else:
+            moved.unlink()
+            return
 
 
 def check_folder(config: SourceConfig, where: str) -> None:

@@ -67,7 +67,7 @@ class Guard:
             self._follow_mode(lane)
             lane.output.beat()
             self._measure(lane)
-        if not stuck:
+        if not stuck and not self._keepers.needs_new_process:
             notify("WATCHDOG=1")
 
     def _run(self) -> None:

@@ -17,7 +17,7 @@ from cff_runtime.watch.output import SourceOutput
 
 log = logging.getLogger(__name__)
 
-_MOST_PAUSE_S = 5.0
+_MOST_PAUSE_S, _HOPELESS_S = 5.0, 30.0
 BUNDLE, PROFILE, ENGINE = "bundle", "profile", "engine"
 OnSwap = Callable[[str, bool], None]  # source, whether it was taken
 
@@ -47,6 +47,7 @@ class Keepers:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._failure: str | None = None
+        self._failed_at = 0.0
         self._seen: dict[str, Signature] = {}
         self._missing_since: dict[str, float] = {}
         self.checked_at = time.monotonic()
@@ -71,12 +72,18 @@ class Keepers:
         """Have the engine opened again; it is a fault of all sources until it works."""
         for output in self._outputs.values():
             output.fault(ENGINE, reason)
-        self._failure = reason
+        self._failure, self._failed_at = reason, time.monotonic()
 
     @property
     def is_whole(self) -> bool:
         """Whether the engine may be used."""
         return self._failure is None and not self.is_opening
+
+    @property
+    def needs_new_process(self) -> bool:
+        """Whether the engine failed so long ago that only a new process may help, as with CUDA."""
+        failed_s = time.monotonic() - self._failed_at
+        return self._failure is not None and failed_s > _HOPELESS_S
 
     def _open(self) -> tuple[Engine, dict[str, Judge], Signature]:
         # signatures before contents: a change meanwhile is seen as a change later
@@ -144,9 +151,8 @@ class Keepers:
             for source in self._config.sources:
                 try:
                     self._mind_profile(source)
-                except Exception as error:
+                except Exception:
                     log.exception("%s", source.name)
-                    self._refuse(source, repr(error))
 
     def _mind_profile(self, source: SourceConfig) -> None:
         signature = file_signature((source.profile,))
@@ -166,9 +172,9 @@ class Keepers:
         engine = self._engine
         try:
             judge = Judge.load(engine, source.profile)
-        except CffError as error:
+        except Exception as error:  # of a library, too: the old profile goes on
             self._seen[source.name] = signature
-            self._refuse(source, str(error))
+            self._refuse(source, str(error) if isinstance(error, CffError) else repr(error))
             return
         with self._lock:
             if self._engine is not engine:

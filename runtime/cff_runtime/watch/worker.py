@@ -111,7 +111,8 @@ class Worker:
             lane.output.clear("worker")
             return worked
         except Exception as error:
-            log.exception("%s", lane.name)
+            if "worker" not in lane.output.faults:  # not ten times a second
+                log.exception("%s", lane.name)
             lane.retry_at = time.monotonic() + _RETRY_S
             lane.output.fault("worker", repr(error))
             self._metrics.count("cff_watch_errors", lane.name, kind="internal")

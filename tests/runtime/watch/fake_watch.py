@@ -46,7 +46,8 @@ class FakeEngine:
         text = path.read_text().strip()
         if text == "broken":
             raise BundleError(f"`{path}` must have the SHA-256 of the manifest and has another")
-        self.bundle_id, self.files, self._controls = text, (path,), controls
+        self.bundle_id, self._controls = text, controls
+        self.files: tuple[Path, ...] = (path,)
         controls.n_opened += 1
 
     def load(self, path: Path) -> tuple[Any, str, NDArray[np.uint8]]:

@@ -86,7 +86,9 @@ def _parse(*arguments: str) -> Any:
 
 def test_every_field_is_an_option_and_both_ways_are_one(tmp_path: Path) -> None:
     samples = {"after": "delete", "policy": "block", "name": "left", "camera": None, "black": False}
-    options, watch, source = ["bundle"], {"bundle": "bundle"}, {}
+    options = ["bundle"]
+    watch: dict[str, Any] = {"bundle": "bundle"}
+    source: dict[str, Any] = {}
     for field in (*WATCH_FIELDS, *SOURCE_FIELDS):
         if field.name in ("bundle", "camera"):
             continue

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cff_runtime.watch import records as records_module
+from cff_runtime.watch import guard as guard_module
+from cff_runtime.watch import keepers as keepers_module
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_a_full_disk(running: Any, png: Any, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(records_module.os, "write", fail)
+        patch.setattr(os, "write", fail)
         since = time.monotonic()
         for number in range(5):
             running.put(f"{number}.png", png(number))
@@ -131,6 +132,7 @@ def test_an_image_that_the_engine_cannot_take_does_not_stop_the_line(
 
     data = png(7)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
     running.controls.poison = float(pixels.mean())
     running.put("poison.png", data)
     running.wait_lines(2)
@@ -225,3 +227,21 @@ def test_a_fault_that_comes_while_the_record_is_written_is_told_behind_it(
         wanted = "record 2 was put out as fault"
         until(lambda: any(line["reason"] == wanted for line in running.lines("event")))
     assert running.lines()[1]["output"] == "pass" and running.state()["verdict"] == "fault"
+
+
+def test_an_engine_that_stays_broken_asks_for_a_new_process(
+    running: Any, png: Any, monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(guard_module, "notify", told.append)
+    monkeypatch.setattr(keepers_module, "_HOPELESS_S", 0.3)
+    until(lambda: told)
+    running.controls.fails = True
+    running.put("second.png", png(2))
+    until(lambda: running.watch._keepers.needs_new_process)
+    time.sleep(0.15)
+    told.clear()
+    time.sleep(0.3)
+    assert told == []  # systemd ends a process that is silent
+    running.controls.fails = False
+    until(lambda: told)

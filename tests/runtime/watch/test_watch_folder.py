@@ -213,7 +213,8 @@ def test_a_file_that_cannot_be_moved_stops_the_line_and_is_recorded_once(
     station: Any, png: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     station.start()
-    rename, refused = Path.rename, []
+    rename = Path.rename
+    refused: list[Path] = []
 
     def refuse(self: Path, target: Path) -> Path:
         if len(refused) < 5 and self.name == "a.png":
@@ -350,3 +351,47 @@ def test_the_state_is_gone_when_it_cannot_be_renewed(
     shutil.rmtree(path.parent)  # nobody can be told any more; the line goes on
     path.parent.mkdir()
     until(path.exists)
+
+
+@pytest.mark.parametrize("after", ["move", "delete"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_file_that_takes_the_name_in_the_instant_of_the_move_is_not_lost(
+    after: str, again: bool, station: Any, png: Callable[..., bytes], monkeypatch: Any
+) -> None:
+    rename = Path.rename
+    came: list[bool] = []
+
+    def rename_late(self: Path, target: Path) -> Path:
+        if self.name == "part.png" and not came:
+            came.append(True)
+            station.put("part.png", png(2))  # after the last look at it
+            moved = rename(self, target)
+            if again:
+                station.put("part.png", png(3))
+            return moved
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_late)
+    station.start(source={"after": after})
+    station.put("part.png", png(1))
+    n_parts = 3 if again else 2
+    station.wait_lines(n_parts)
+    time.sleep(0.1)
+    station.stop()
+
+    hashes = {record["image"]["sha256"] for record in station.lines()}
+    assert hashes == {hashlib.sha256(png(n)).hexdigest() for n in range(1, n_parts + 1)}
+    assert len(station.lines()) == n_parts
+    assert not [path for path in (station.base / "in").iterdir() if path.is_file()]
+
+
+def test_a_writer_with_one_name_for_all_parts(
+    station: Any, png: Callable[..., bytes], until: Callable[..., Any]
+) -> None:
+    station.start(source={"settle_ms": 0, "poll_ms": 1})
+    for number in range(60):
+        station.put("current.png", png(number))
+        wanted = hashlib.sha256(png(number)).hexdigest()
+        until(lambda w=wanted: w in {r["image"]["sha256"] for r in station.lines()})
+    station.stop()
+    assert len(station.lines()) == 60

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from cff_runtime.errors import StorageError
-from cff_runtime.watch import records as records_module
 from cff_runtime.watch.records import RecordLog, read_records
 
 
@@ -106,7 +105,7 @@ def test_a_full_disk_leaves_no_half_of_a_line(
         return write(descriptor, data[:7])
 
     with monkeypatch.context() as patch:
-        patch.setattr(records_module.os, "write", write_some)
+        patch.setattr(os, "write", write_some)
         for _ in range(3):
             with pytest.raises(OSError) as caught:
                 log.append(_record(2))
@@ -125,8 +124,8 @@ def test_a_record_whose_flush_failed_is_not_doubled(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(records_module.os, "fsync", fail)
-        patch.setattr(records_module.os, "ftruncate", fail)  # the line stays, unknown to us
+        patch.setattr(os, "fsync", fail)
+        patch.setattr(os, "ftruncate", fail)  # the line stays, unknown to us
         with pytest.raises(OSError, match="Input/output"):
             log.append(_record(1))
     log.append(_record(1))
@@ -161,7 +160,7 @@ def test_on_a_disk_that_is_full_indeed(small_disk: Path) -> None:
 
 def test_flushing_every_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[int] = []
-    monkeypatch.setattr(records_module.os, "fsync", flushed.append)
+    monkeypatch.setattr(os, "fsync", flushed.append)
     log = RecordLog(tmp_path, 1 << 20, sync_ms=60_000)
     n_before = len(flushed)
     for seq in range(1, 50):
