@@ -162,23 +162,45 @@ def test_the_counter_is_pages_sum() -> None:
             assert counter.mean_z == pytest.approx(z[started : n + 1].mean())
 
 
-def test_usual_is_mean_and_standard_deviation_of_passed_pictures() -> None:
+def test_usual_is_mean_and_standard_deviation_until_enough_have_passed() -> None:
     rng = np.random.default_rng(1)
     monitor, seen = DriftMonitor("profile", n_learn=N_LEARN), []
-    for n in range(120):
+    for n in range(140):
         inspection = record(rng)
-        if n % 2:
+        if n % 3 == 0:
             inspection |= {"verdict": "reject", "score": 99.0}
-        elif len(seen) < N_LEARN:
+        if monitor.is_learning:
             seen.append(signals_of(inspection))
         monitor.observe_record(inspection, clock(n))
 
     usual = monitor.to_dict()["usual"]
-    assert len(seen) == N_LEARN and set(usual) == set(seen[0])
+    assert len(seen) == 1.5 * N_LEARN and set(usual) == set(seen[1])
     for name, found in usual.items():
-        values = np.array([signals[name] for signals in seen])
-        assert found["n"] == N_LEARN and found["mean"] == pytest.approx(values.mean())
-        assert found["squares"] == pytest.approx(((values - values.mean()) ** 2).sum())
+        values = np.array([signals[name] for signals in seen if name in signals])
+        assert found["n"] == (N_LEARN if name == "score" else 1.5 * N_LEARN)
+        assert found["mean"] == pytest.approx(values.mean())
+        assert found["spread"] == pytest.approx(values.std(ddof=1))
+
+
+def test_strange_pictures_among_the_first_do_no_harm() -> None:
+    rng = np.random.default_rng(1)
+    monitor = DriftMonitor("profile", n_learn=N_LEARN)
+    for n in range(N_LEARN):
+        monitor.observe_record(record(rng, **({"s1": 500.0} if n % 10 == 0 else {})), clock(n))
+
+    usual = monitor.to_dict()["usual"]["stage 1"]
+    assert usual["n"] == 45 and usual["mean"] == pytest.approx(1.0, abs=0.1)
+    assert usual["spread"] == pytest.approx(0.2, rel=0.3)
+
+
+def test_where_few_pass_the_latest_pictures_are_kept() -> None:
+    rng = np.random.default_rng(1)
+    monitor = DriftMonitor("profile", n_learn=20)
+    for n in range(1000):
+        monitor.observe_record({**record(rng), "verdict": "reject"}, clock(n))
+
+    assert monitor.is_learning
+    assert {len(values) for values in monitor.to_dict()["first"].values()} == {80}
 
 
 def test_parts_that_do_not_pass_count_but_for_their_score() -> None:
@@ -275,7 +297,8 @@ def test_a_state_of_another_profile_or_setting_is_not_taken_up(tmp_path: Path) -
         lambda text: text[: len(text) // 2],
         lambda text: "[]",
         lambda text: text.replace('"n_learnt": 50', '"n_learnt": "50"'),
-        lambda text: text.replace('"squares": ', '"squares": -'),
+        lambda text: text.replace('"spread": ', '"spread": -'),
+        lambda text: text.replace('"first": {', '"first": {"x": [0, "1"], '),
         lambda text: text.replace('"n": 50', '"n": NaN'),
         lambda text: text.replace('"value": ', '"value": 1e9'),
         lambda text: text.replace('"usual": {', '"usual": {"x": 3, '),

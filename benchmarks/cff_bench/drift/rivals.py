@@ -27,7 +27,8 @@ from cff_bench.drift.trials import (
     streams,
     summary,
 )
-from cff_runtime.drift.signals import least_spread, signals_of
+from cff_runtime.drift.baseline import Usual
+from cff_runtime.drift.signals import signals_of
 
 WINDOW, _N_BINS, _LEAST_SHARE = 30, 5, 0.01
 Rule = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
@@ -111,11 +112,16 @@ def _runs(
             n_mine = len(range(index, n_draws, len(draws)))
             for stream in streams(inspected, n_mine, n_learn, n_quiet):
                 learnt = _matrix([usual[i] for i in stream.learn])
-                least = [least_spread(name) for name in signals_of({**usual[0], "verdict": "pass"})]
-                mean, spread = learnt.mean(axis=0), np.maximum(learnt.std(axis=0, ddof=1), least)
-                run = _Run(inspected, stream, (learnt - mean) / spread, learnt, mean, spread)
+                names = signals_of({**usual[0], "verdict": "pass"})
+                found = [
+                    Usual.of(name, values[np.isfinite(values)].tolist())
+                    for name, values in zip(names, learnt.T, strict=True)
+                ]
+                mean, spread = np.array([[one.mean, one.spread] for one in found]).T
+                run = _Run(inspected, stream, learnt, learnt, mean, spread)
                 quiet = run.standardized([usual[i] for i in stream.quiet])
-                yield replace(run, quiet=quiet)
+                baseline = run.standardized([usual[i] for i in stream.learn])
+                yield replace(run, baseline=baseline, quiet=quiet)
 
 
 def _try_rule(rule: Rule, runs: Sequence[_Run]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Stream:
     Attributes
     ----------
     learn : ndarray of int
-        Of the pictures to learn from; those that did not pass are not among them.
+        Of the pictures to learn from, the last the `n_learn`-th that passes.
     quiet : ndarray of int
         Of pictures from the other half.
     """
@@ -47,14 +47,15 @@ def streams(inspected: Inspected, n_draws: int, n_learn: int, n_quiet: int) -> I
         generator = np.random.default_rng([7, draw])
         order = generator.permutation(len(usual))
         mine, other = order[: len(order) // 2], order[len(order) // 2 :]
-        learn = generator.choice(mine[passed[mine]], n_learn)
-        yield Stream(learn, generator.choice(other, n_quiet))
+        learn = generator.choice(mine, 20 * n_learn)
+        n = int(np.searchsorted(np.cumsum(passed[learn]), n_learn)) + 1
+        yield Stream(learn[:n], generator.choice(other, n_quiet))
 
 
-def learnt(inspected: Inspected, stream: Stream) -> tuple[DriftMonitor, bool]:
+def learnt(inspected: Inspected, stream: Stream, n_learn: int) -> tuple[DriftMonitor, bool]:
     """Return a monitor that has learnt, and whether it found them far from the references."""
     usual = inspected.records["none"]
-    monitor = DriftMonitor(inspected.product, inspected.limits, len(stream.learn))
+    monitor = DriftMonitor(inspected.product, inspected.limits, n_learn)
     alarms = [monitor.observe_record(usual[i], str(n)) for n, i in enumerate(stream.learn)]
     return monitor, any(alarms)
 
@@ -118,7 +119,7 @@ def try_product(
     for index, inspected in enumerate(draws):
         n_mine = len(range(index, n_draws, len(draws)))
         for stream in streams(inspected, n_mine, n_learn, n_quiet):
-            monitor, is_far = learnt(inspected, stream)
+            monitor, is_far = learnt(inspected, stream, n_learn)
             far += is_far
             false = false_alarms(monitor, inspected.records["none"], stream)
             alarmed += bool(false)
@@ -127,7 +128,7 @@ def try_product(
                 found = delay(monitor, inspected, label, stream)
                 delays.setdefault(label, []).append(found[0] if found else None)
                 if label != MIXED_LABEL:
-                    refused[label] += starts_far(inspected, label, stream)
+                    refused[label] += starts_far(inspected, label, stream, n_learn)
     first = draws[0]
     return {
         "product": first.product,
@@ -145,10 +146,10 @@ def try_product(
     }
 
 
-def starts_far(inspected: Inspected, label: str, stream: Stream) -> bool:
+def starts_far(inspected: Inspected, label: str, stream: Stream, n_learn: int) -> bool:
     """Tell whether a line that drifted before its first picture is told from its references."""
     changed = inspected.records[label]
-    monitor = DriftMonitor(inspected.product, inspected.limits, len(stream.learn))
+    monitor = DriftMonitor(inspected.product, inspected.limits, n_learn)
     learnt_from = ({**changed[i % len(changed)], "verdict": "pass"} for i in stream.learn)
     return any(monitor.observe_record(record, str(n)) for n, record in enumerate(learnt_from))
 

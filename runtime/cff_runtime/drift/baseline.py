@@ -1,13 +1,16 @@
-"""What is usual: mean and spread of each signal, learnt from the first passed pictures.
+"""What is usual: mean and spread of each signal, learnt from the first pictures.
 
 K references alone are too few. Their distances are among few, all taken in one hand, and the
-spread of 4 numbers is off by a factor of two; `docs/drift.md` has what that does. So the first
-`N_LEARN` pictures that pass are the baseline, and the references say whether these were taken as
-they were: per stage, the mean distance may be at most `START_MARGIN` above the largest distance of
-a reference to the others.
+spread of 4 numbers is off by a factor of two; `docs/drift.md` has what that does. So the pictures
+until `N_LEARN` have passed are the baseline. Those that do not pass belong to it, but for their
+scores: a profile that rejects a third of the good parts would else learn from the two thirds that
+lie nearest to its references, and the others would be a drift. A value farther from the median than
+5 times 1.4826 median absolute deviations is left out, so that a black picture, or a hand, is not.
+
+The references say whether the first pictures were taken as they were: per stage, the mean distance
+may be at most `START_MARGIN` above the largest distance of a reference to the others.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,28 +24,31 @@ from cff_runtime.jsonfields import take
 from cff_runtime.product_check import reference_distances
 
 N_LEARN = 50
+MOST_KEPT = 4  # times N_LEARN: pictures that are learnt from where few pass, the latest ones
 START_MARGIN = 1.2  # of logarithms: 3.3 times the cosine distance
+_FAR = 5 * 1.4826
 
 
-@dataclass
+@dataclass(frozen=True)
 class Usual:
-    """Running mean and sum of squares of a signal, after Welford (1962), Technometrics 4."""
+    """Mean and spread of a signal, and how many values they are from."""
 
-    n: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
+    n: int
+    mean: float
+    spread: float
 
-    def add(self, value: float) -> None:
-        """Take in a value."""
-        self.n += 1
-        delta = value - self.mean
-        self.mean += delta / self.n
-        self.squares += delta * (value - self.mean)
+    @classmethod
+    def of(cls, name: str, values: Sequence[float]) -> "Usual":
+        """Return mean and standard deviation of a signal's values, without those far off.
 
-    def spread(self, name: str) -> float:
-        """Return the standard deviation, or what a signal of this name has at least."""
-        deviation = math.sqrt(self.squares / (self.n - 1)) if self.n > 1 else 0.0
-        return max(deviation, least_spread(name))
+        The spread is at least what a signal of this name has at least.
+        """
+        every = np.asarray(values, np.float64)
+        apart = np.abs(every - np.median(every))
+        limit = max(_FAR * float(np.median(apart)), _FAR * least_spread(name))
+        kept = every[apart <= limit]
+        deviation = float(kept.std(ddof=1)) if len(kept) > 1 else 0.0
+        return cls(len(kept), float(kept.mean()), max(deviation, least_spread(name)))
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Usual":
@@ -54,10 +60,10 @@ class Usual:
             If it is not that.
         """
         n = take(fields, "n", int, StorageError)
-        squares = take(fields, "squares", float, StorageError)
-        if n < 0 or squares < 0.0:
-            raise StorageError(f"`n` and `squares` must be 0 or more, got {n} and {squares}")
-        return cls(n, take(fields, "mean", float, StorageError), squares)
+        spread = take(fields, "spread", float, StorageError)
+        if n < 1 or spread <= 0.0:
+            raise StorageError(f"`n` and `spread` must be above 0, got {n} and {spread}")
+        return cls(n, take(fields, "mean", float, StorageError), spread)
 
 
 def start_limits(means: Sequence[NDArray[np.float32]]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The monitor: learns what is usual, then says when a signal has moved. One per source and profile.
 
-Constant memory and time: a mean and two cumulative sums per signal, nothing else.
+Constant memory and time: a mean and two cumulative sums per signal, and while it learns the values
+of some pictures.
 """
 
 import json
@@ -10,11 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cff_runtime.drift.alarm import ALSO, Alarm, Direction, sentence
-from cff_runtime.drift.baseline import N_LEARN, Usual, start_limits
+from cff_runtime.drift.baseline import MOST_KEPT, N_LEARN, Usual, start_limits
 from cff_runtime.drift.counter import Counter
 from cff_runtime.drift.signals import plainness, shown, signals_of
 from cff_runtime.errors import StorageError, UsageError
-from cff_runtime.jsonfields import parse_object, take
+from cff_runtime.jsonfields import parse_object, take, take_floats
 from cff_runtime.profile import Profile
 from cff_runtime.result import Result
 from cff_runtime.storage import atomic_write, read_limited
@@ -37,7 +38,7 @@ class DriftMonitor:
         See `cff_runtime.drift.baseline.start_limits`; without them the first pictures are not
         compared with the references.
     n_learn : int
-        Pictures that pass and are learnt from, 20 or more.
+        Learnt from is until so many pictures have passed, 20 or more.
 
     Attributes
     ----------
@@ -61,6 +62,7 @@ class DriftMonitor:
         self.active: dict[tuple[str, str], Alarm] = {}
         self._limits, self._n_learn = dict(limits or {}), n_learn
         self._learning_since: str | None = None
+        self._first: dict[str, list[float]] = {}
         self._usual: dict[str, Usual] = {}
         self._lately: dict[str, float] = {}
         self._counters: dict[tuple[str, str], Counter] = {}
@@ -96,7 +98,7 @@ class DriftMonitor:
         signals = signals_of(inspection)
         self.n_pictures += 1
         if self.is_learning:
-            return self._learn(signals, at) if inspection.get("verdict") == "pass" else None
+            return self._learn(signals, inspection.get("verdict") == "pass", at)
         over: list[tuple[str, Direction]] = []
         for name, z in self._standardized(signals):
             self._lately[name] = (1 - _LATELY) * self._lately.get(name, 0.0) + _LATELY * z
@@ -148,6 +150,7 @@ class DriftMonitor:
             "n_pictures": self.n_pictures,
             "n_learnt": self.n_learnt,
             "learning_since": self._learning_since,
+            "first": {name: list(values) for name, values in self._first.items()},
             "usual": {name: asdict(usual) for name, usual in self._usual.items()},
             "lately": dict(self._lately),
             "counters": _nested(self._counters),
@@ -161,7 +164,10 @@ class DriftMonitor:
         )
         parts = {
             name: take(state, name, dict, StorageError)
-            for name in ("usual", "lately", "counters", "active")
+            for name in ("first", "usual", "lately", "counters", "active")
+        }
+        first = {
+            name: list(take_floats(parts["first"], name, StorageError)) for name in parts["first"]
         }
         usual = {
             name: Usual.from_dict(take(parts["usual"], name, dict, StorageError))
@@ -175,20 +181,30 @@ class DriftMonitor:
         since = state.get("learning_since")
         self._learning_since = since if isinstance(since, str) else None
         self.n_pictures, self.n_learnt = n_pictures, n_learnt
-        self._usual, self._lately = usual, lately
+        self._first, self._usual, self._lately = first, usual, lately
         self._counters, self.active = counters, active
 
-    def _learn(self, signals: Mapping[str, float], at: str) -> Alarm | None:
+    def _learn(self, signals: Mapping[str, float], passed: bool, at: str) -> Alarm | None:
         self._learning_since = self._learning_since or at
         for name, value in signals.items():
-            self._usual.setdefault(name, Usual()).add(value)
-        self.n_learnt += 1
-        return None if self.is_learning else self._compare_with_references(at)
+            values = self._first.setdefault(name, [])
+            values.append(value)
+            del values[: -MOST_KEPT * self._n_learn]
+        self.n_learnt += passed
+        if self.is_learning:
+            return None
+        self._usual = {
+            name: Usual.of(name, values)
+            for name, values in self._first.items()
+            if len(values) >= self._n_learn // 2
+        }
+        self._first = {}
+        return self._compare_with_references(at)
 
     def _compare_with_references(self, at: str) -> Alarm | None:
         """Say, once, whether what was learnt is far from the references."""
         beyond = {
-            name: (self._usual[name].mean - limit) / self._usual[name].spread(name)
+            name: (self._usual[name].mean - limit) / self._usual[name].spread
             for name, limit in self._limits.items()
             if name in self._usual and self._usual[name].mean > limit
         }
@@ -196,7 +212,7 @@ class DriftMonitor:
             return None
         name = max(beyond, key=lambda one: beyond[one])
         usual, since = self._usual[name], self._learning_since or at
-        spread = usual.spread(name)
+        spread = usual.spread
         text = (
             f"{name} features of the first {usual.n} pictures since {since} lie farther from the "
             f"references, {shown(name, usual.mean)}, than these among themselves; at most "
@@ -209,8 +225,8 @@ class DriftMonitor:
     def _standardized(self, signals: Mapping[str, float]) -> Iterator[tuple[str, float]]:
         for name, value in signals.items():
             usual = self._usual.get(name)
-            if usual is not None and usual.n >= self._n_learn // 2:
-                yield name, (value - usual.mean) / usual.spread(name)
+            if usual is not None:
+                yield name, (value - usual.mean) / usual.spread
 
     def _alarm(self, over: list[tuple[str, Direction]], at: str) -> Alarm | None:
         """Make an alarm of each signal that went over its limit; return that which moved most."""
@@ -218,7 +234,7 @@ class DriftMonitor:
         for name, direction in over:
             counter, usual = self._counters[name, direction], self._usual[name]
             sign = 1.0 if direction == "up" else -1.0
-            spreads, spread = sign * counter.mean_z, usual.spread(name)
+            spreads, spread = sign * counter.mean_z, usual.spread
             alarm = Alarm(
                 signal=name,
                 direction=direction,
