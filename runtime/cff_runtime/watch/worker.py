@@ -1,9 +1,7 @@
 """The one thread that inspects, records, puts out and puts away, source by source in turn."""
 
-import contextlib
 import json
 import logging
-import os
 import sys
 import threading
 import time
@@ -18,20 +16,19 @@ from cff_runtime.result import Result
 from cff_runtime.watch.camera_checks import blankness
 from cff_runtime.watch.engine import Judge
 from cff_runtime.watch.frames import now_utc
+from cff_runtime.watch.housekeeping import Housekeeping
 from cff_runtime.watch.keepers import BUNDLE, ENGINE, PROFILE, Keepers
 from cff_runtime.watch.lane import InHand, Lane, ObserverFactory
 from cff_runtime.watch.metrics import Metrics
 from cff_runtime.watch.output import EventQueue
 from cff_runtime.watch.pictures import picture_name
-from cff_runtime.watch.records import EVENT, INSPECTION, RECORD_SCHEMA
+from cff_runtime.watch.records import INSPECTION, RECORD_SCHEMA
 
 log = logging.getLogger(__name__)
 
 _IDLE_S = 0.02
 _RETRY_S = 0.1
-_FLUSH_S, _LOOK_AT_DISK_S = 1.0, 0.25
-_LEAST_FREE_BYTES = 1 << 18  # with less, the next record is likely to fail
-_RECORDS, _MOVE, _DISK = "records", "move", "disk"
+_RECORDS, _MOVE = "records", "move"
 _BLOCKING = {BUNDLE, PROFILE, ENGINE}  # nothing is inspected while one of these lasts
 
 
@@ -68,10 +65,10 @@ class Worker:
         observers: Sequence[ObserverFactory] = (),
     ) -> None:
         self._lanes, self._keepers, self._bell, self._run_id = lanes, keepers, bell, run
-        self._events, self._metrics, self._low_bytes = events, metrics, low_bytes
+        self._events, self._metrics = events, metrics
+        self._house = Housekeeping(lanes, run, events, metrics, low_bytes)
         self._to_stdout, self._factories = to_stdout, observers
         self._stop = threading.Event()
-        self._flushed_at = self._looked_at_disk_at = self._wrote_events_at = 0.0
         self.busy_since: float | None = None
         self.thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
@@ -92,14 +89,14 @@ class Worker:
                 if self._stop.is_set():
                     break
                 worked = self._guarded(lane, self._step) or worked
-            self._keep_house()
+            self._house.keep()
             if not worked:
                 with self._bell:
                     self._bell.wait(_IDLE_S)
         for lane in self._lanes:
             if lane.in_hand is not None and lane.in_hand.record is not None:
                 self._guarded(lane, self._put_out)
-        self._keep_house(last=True)
+        self._house.keep(last=True)
 
     def _guarded(self, lane: Lane, work: Callable[[Lane], bool]) -> bool:
         """Do some work; whatever goes wrong is a fault of this source, and tried again."""
@@ -300,55 +297,6 @@ class Worker:
         except OSError as error:
             log.warning("stdout cannot be written any more: %s", error.strerror)
             self._to_stdout = False
-
-    def _keep_house(self, last: bool = False) -> None:
-        """Write events, flush what is due, look how full the disk is."""
-        now = time.monotonic()
-        if last or now - self._wrote_events_at >= _RETRY_S:
-            self._wrote_events_at = now
-            self._write_events()
-        if last or now - self._looked_at_disk_at >= _LOOK_AT_DISK_S:
-            self._looked_at_disk_at = now
-            for lane in self._lanes:
-                self._look_at_disk(lane)
-        if last or now - self._flushed_at >= _FLUSH_S:
-            self._flushed_at = now
-            for lane in self._lanes:
-                with contextlib.suppress(OSError):  # the next record will say so
-                    lane.records.sync(force=last)
-                    lane.source.flush()
-
-    def _look_at_disk(self, lane: Lane) -> None:
-        try:
-            status = os.statvfs(lane.records.folder)
-        except OSError as error:
-            lane.output.fault(_DISK, f"the records' folder cannot be read: {error.strerror}")
-            return
-        free = status.f_bavail * status.f_frsize
-        self._metrics.set("cff_watch_disk_free_bytes", lane.name, free)
-        if free < _LEAST_FREE_BYTES:
-            lane.output.fault(_DISK, "the disk of the records is full")
-        else:
-            lane.output.clear(_DISK)
-        is_said = _DISK in lane.output.notes
-        if (free < self._low_bytes) != is_said:  # not again with every megabyte
-            text = f"{free / 1e6:.0f} MB are left for records"
-            lane.output.note(_DISK, None if is_said else text)
-
-    def _write_events(self) -> None:
-        while (event := self._events.take()) is not None:
-            if not self._write_event(event):
-                self._events.put_back(event)
-                return
-
-    def _write_event(self, event: dict[str, Any]) -> bool:
-        lane = next(lane for lane in self._lanes if lane.name == event["source"])
-        line = {"schema": RECORD_SCHEMA, "kind": EVENT, "run": self._run_id, **event}
-        try:
-            lane.records.append(line)
-        except OSError:
-            return False
-        return True
 
 
 def _text(error: Exception) -> str:
