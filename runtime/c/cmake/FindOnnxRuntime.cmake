@@ -1,6 +1,7 @@
 # ONNX Runtime's C API: a release tarball, a package of the system or a build of one's own.
 #
-#   CFF_ONNXRUNTIME_ROOT   folder with include/ and lib/ (cache variable, else environment)
+#   CFF_ONNXRUNTIME_ROOT   folder with include/ and lib/ (cache variable, else environment, else
+#                          build/onnxruntime of the checkout where `make onnxruntime` filled it)
 #   OnnxRuntime::OnnxRuntime, OnnxRuntime_VERSION_API (number of the header's API)
 #
 # find_package(OnnxRuntime REQUIRED) fails with the next step where there is none.
@@ -10,11 +11,17 @@ set(root "${CFF_ONNXRUNTIME_ROOT}")
 if(NOT root)
   set(root "$ENV{CFF_ONNXRUNTIME_ROOT}")
 endif()
+get_filename_component(fetched "${CMAKE_CURRENT_LIST_DIR}/../../../build/onnxruntime" ABSOLUTE)
+if(NOT root AND EXISTS "${fetched}/include")
+  set(root "${fetched}")
+endif()
+unset(fetched)
 
-# a root that is given is the only place: no mixing of one version's header and another's library
+# a root that is given is the only place: no mixing of one version's header and another's library;
+# nor is it looked for inside the system that a toolchain file names
 set(where "")
 if(root)
-  set(where PATHS "${root}" NO_DEFAULT_PATH)
+  set(where PATHS "${root}" NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH)
 endif()
 find_path(
   OnnxRuntime_INCLUDE_DIR onnxruntime_c_api.h ${where}
