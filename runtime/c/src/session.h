@@ -29,6 +29,11 @@ void cff__encoding_free(cff_session *session, cff__encoding *encoding);
 cff_status cff__download(cff_session *session, const cff__encoding *encoding, size_t stage,
                          float *rows);
 
+/* The features of a stage on the host, [N_s,C_s]: the encoding's own, or a copy. The caller frees
+ * `copy`, NULL where there is none. */
+cff_status cff__host_rows(cff_session *session, const cff__encoding *encoding, size_t stage,
+                          const float **rows, float **copy);
+
 /* The memory banks of all stages, where the scorers take them, cut into chunks of rows. */
 typedef struct cff__banks cff__banks;
 
