@@ -21,16 +21,16 @@ typedef struct cff__scores {
 /* What a threshold is set from. */
 typedef struct cff__calibration {
   cff__scores scores; /* of the references left out (K > 1), then of the augmentations */
-  cff__scores peaks;  /* their maps' maxima; equal without a text tower */
-  int64_t n_parts;    /* K */
+  cff__scores peaks;  /* their maps' maxima, as many; equal without a text tower */
+  int64_t n_parts;    /* K, at most as many as scores */
   double margin;
   cff__scores further, further_peaks;  /* good parts that are not in the memory bank */
   cff__scores defects;                 /* defective parts */
-  const char *const *further_hashes;   /* sha256 of their preprocessed pixels, as many */
+  const char *const *further_hashes;   /* sha256 of their preprocessed pixels, as many; or NULL */
   const char *const *defective_hashes;
   double max_false_reject, max_false_accept; /* wishes; 0 for none */
   double confidence;
-  const char *at; /* date of the card */
+  const char *at; /* date of the card; NULL for now */
 } cff__calibration;
 
 /* CFF_ERROR_USAGE if a wish, the margin or the confidence cannot be meant, also before any image
@@ -38,7 +38,8 @@ typedef struct cff__calibration {
 cff_status cff__check_wishes(double margin, double max_false_reject, double max_false_accept,
                              double confidence, size_t n_defects);
 
-/* Set the thresholds. All texts and lists of `threshold` live in the arena. */
+/* Set the thresholds. All texts and lists of `threshold` live in the arena or as long as the
+ * library; on failure it stays as it was. CFF_ERROR_BACKEND if a score is not finite. */
 cff_status cff__choose_threshold(const cff__calibration *given, cff__arena *arena,
                                  cff__threshold *threshold);
 
