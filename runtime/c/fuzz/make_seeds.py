@@ -9,8 +9,10 @@ import json
 import struct
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from cff_runtime.manifest import FileEntry, Manifest, Stage, TextInfo, Variant
@@ -119,7 +121,8 @@ def main() -> None:
     write("manifest", full=manifest)
     write("json", facts=facts.encode(), manifest=manifest, numbers=b'{"a": [-0, 1.5e-7, 1E+22]}')
     write("profile", facts=b"F" + facts.encode(), bare=b"F" + json.dumps(bare).encode())
-    tensors = {"a": np.ones((2, 1), np.float32), "b": np.zeros((0, 3), np.uint8)}
+    tensors: dict[str, NDArray[Any]] = {"a": np.ones((2, 1), np.float32)}
+    tensors["b"] = np.zeros((0, 3), np.uint8)
     write("safetensors", profile=file, two=save(tensors, {"k": "v"}), none=save({}))
     write(
         "image",
