@@ -8,6 +8,7 @@
 
 #include "cff.h"
 #include "finishing.h"
+#include "json_writer.h"
 
 typedef struct cff__coreset {
   int64_t *rows; /* kept, ascending, from malloc */
@@ -17,17 +18,26 @@ typedef struct cff__coreset {
 
 void cff__coreset_free(cff__coreset *coreset);
 
-/* Choose at most n_kept >= 1 of n_rows > 0 unit rows [n_rows,width]. */
+/* Choose at most n_kept >= 1 of n_rows > 0 unit rows [n_rows,width]. The same rows on every
+ * machine. */
 cff_status cff__compress_bank(const float *bank, int64_t n_rows, int64_t width, int64_t n_kept,
                               cff__coreset *coreset);
 
-/* The rows of a bank compressed alike but without reference `left_out` of n_references >= 2.
- * *rows is freed by the caller. */
+/* For every reference the rows of a bank compressed alike but without that reference: greedy goes
+ * on over the others' rows until there are as many as before.
+ * bank: n_rows / K rows of each of K = n_references >= 2 references.
+ * rows: [K,n_left], ascending for each; the caller frees them. */
 cff_status cff__leave_one_out_rows(const float *bank, int64_t n_rows, int64_t width,
-                                   int64_t n_references, int64_t left_out,
-                                   const cff__coreset *coreset, int64_t **rows, int64_t *n_left);
+                                   int64_t n_references, const cff__coreset *coreset,
+                                   int64_t **rows, int64_t *n_left);
 
-/* How much the anomaly map can rise at most where rows at these distances are dropped. */
+/* How much the anomaly map can rise at most where rows at these cosine distances are dropped, one
+ * a stage. */
 double cff__map_rise(const double *distances, size_t n_stages, cff__distance distance);
+
+/* Write what a profile tells of its compression, a JSON object whose lists have one entry a
+ * stage. */
+void cff__put_compression(cff__json_writer *out, const cff__coreset *coresets, size_t n_stages,
+                          cff__distance distance);
 
 #endif
