@@ -17,7 +17,7 @@ static cff_status make_chunk(cff_session *session, const float *rows, int64_t n_
   const size_t n_bytes = (size_t)n_rows * (size_t)width * sizeof *rows;
   OrtValue *wrapped = NULL;
   cff_status done = cff__wrap_tensor(session, rows, n_bytes, FLOAT, shape, 2, &wrapped);
-  if (done != CFF_OK || !session->choice.provider->on_gpu) {
+  if (done != CFF_OK || !cff__has_device(session)) {
     *chunk = wrapped;
     return done;
   }
@@ -113,7 +113,7 @@ static cff_status keep_banks(cff_session *session, const cff_profile *profile,
 }
 
 cff_status cff__banks_take(cff_session *session, const cff_profile *profile, cff__banks **banks) {
-  if (!session->choice.provider->on_gpu) return make_of_profile(session, profile, banks);
+  if (!cff__has_device(session)) return make_of_profile(session, profile, banks);
   cff_status done = CFF_OK;
   pthread_mutex_lock(&session->lock);
   cff__kept_banks *kept = find_kept(session, profile);
@@ -127,7 +127,7 @@ cff_status cff__banks_take(cff_session *session, const cff_profile *profile, cff
 }
 
 void cff__banks_give(cff_session *session, cff__banks *banks) {
-  if (!session->choice.provider->on_gpu) {
+  if (!cff__has_device(session)) {
     cff__banks_free(session, banks);
     return;
   }

@@ -99,7 +99,7 @@ cff_status cff__host_rows(cff_session *session, const cff__encoding *encoding, s
   const cff__stage *shape = &session->bundle->manifest.stages[stage];
   float *floats = NULL;
   *rows = *copy = NULL;
-  if (!session->choice.provider->on_gpu) {
+  if (!cff__has_device(session)) {
     cff_status done = cff__tensor_floats(encoding->features[stage], &floats);
     *rows = floats;
     return done;
@@ -120,7 +120,7 @@ cff_status cff__download(cff_session *session, const cff__encoding *encoding, si
   const size_t n_bytes = (size_t)n_tokens * (size_t)shape[2] * sizeof *rows;
   float *floats = NULL;
   OrtValue *wrapped = NULL;
-  if (!session->choice.provider->on_gpu) {
+  if (!cff__has_device(session)) {
     cff_status done = cff__tensor_floats(encoding->features[stage], &floats);
     if (done == CFF_OK) memcpy(rows, floats, n_bytes);
     return done;

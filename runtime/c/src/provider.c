@@ -5,19 +5,19 @@
 
 #include "status.h"
 
-enum { CPU, CUDA, TENSORRT, NV_TENSORRT_RTX, OPENVINO, N_PROVIDERS };
+enum { CPU, CUDA, TENSORRT, NV_TENSORRT_RTX, OPENVINO };
 
-static const cff__provider providers[N_PROVIDERS] = {
-    {"cpu", "CPUExecutionProvider", false, true},
-    {"cuda", "CUDAExecutionProvider", true, false},
-    {"tensorrt", "TensorrtExecutionProvider", true, false},
-    {"nv-tensorrt-rtx", "NvTensorRTRTXExecutionProvider", true, false},
-    {"openvino", "OpenVINOExecutionProvider", false, false},
+static const cff__provider providers[] = {
+    {"cpu", "CPUExecutionProvider", NULL, true},
+    {"cuda", "CUDAExecutionProvider", "Cuda", false},
+    {"tensorrt", "TensorrtExecutionProvider", "Cuda", false},
+    {"nv-tensorrt-rtx", "NvTensorRTRTXExecutionProvider", "Cuda", false},
+    {"openvino", "OpenVINOExecutionProvider", NULL, false},
+#if defined(CFF__TEST_DEVICE) /* the host plays a device, for tests where there is none */
+    {"test-device", "CPUExecutionProvider", "Cpu", false},
+#endif
 };
-
-/* Names for SessionOptionsAppendExecutionProvider; the others have functions of their own. */
-static const char *const generic_names[N_PROVIDERS] = {NULL, NULL, NULL, "NvTensorRtRtx",
-                                                       "OpenVINO"};
+#define N_PROVIDERS (sizeof providers / sizeof *providers)
 
 static cff_status check_available(const cff__provider *provider) {
   const OrtApi *ort = cff__ort();
@@ -93,14 +93,16 @@ cff_status cff__provider_choose(const cff_session_options *options, cff__arena *
                      "`provider` must be one of cpu, cuda, tensorrt, nv-tensorrt-rtx, openvino, got "
                      "`%.80s`",
                      name);
-  if (options->device < 0 || (options->device > 0 && !provider->on_gpu))
-    return cff__fail(CFF_ERROR_USAGE, "`device` must be the number of a GPU%s, got %d",
-                     provider->on_gpu ? "" : ", 0 with this provider (openvino takes "
-                                             "`device_type` in `provider_options`)",
+  const bool on_gpu = provider->memory != NULL;
+  if (options->device < 0 || (options->device > 0 && !on_gpu))
+    return cff__fail(CFF_ERROR_USAGE, "`device` must be %s, got %d",
+                     on_gpu ? "the number of a GPU"
+                            : "0 with this provider (openvino takes `device_type=...` in "
+                              "`provider_options`)",
                      (int)options->device);
   if (provider->is_cpu && text[0] != '\0')
     return cff__fail(CFF_ERROR_USAGE, "`provider_options` must be empty with provider `cpu`");
-  if (provider->on_gpu) snprintf(device, sizeof device, "%d", (int)options->device);
+  if (on_gpu) snprintf(device, sizeof device, "%d", (int)options->device);
   *choice = (cff__choice){provider, options->device, NULL, NULL, 0};
   cff_status done = read_options(text, device, arena, choice);
   return done == CFF_OK ? check_available(provider) : done;
@@ -141,12 +143,19 @@ static cff_status append_tensorrt(const cff__choice *choice, OrtSessionOptions *
   return cff__ort_check(status, "use provider", choice->provider->name);
 }
 
-cff_status cff__provider_append(const cff__choice *choice, OrtSessionOptions *options) {
-  size_t number = (size_t)(choice->provider - providers);
-  if (number == CPU) return CFF_OK;
-  if (number == CUDA) return append_cuda(choice, options);
-  if (number == TENSORRT) return append_tensorrt(choice, options);
+static cff_status append_generic(const cff__choice *choice, const char *name,
+                                 OrtSessionOptions *options) {
   OrtStatus *status = cff__ort()->SessionOptionsAppendExecutionProvider(
-      options, generic_names[number], choice->keys, choice->values, choice->n_options);
+      options, name, choice->keys, choice->values, choice->n_options);
   return cff__ort_check(status, "use provider", choice->provider->name);
+}
+
+cff_status cff__provider_append(const cff__choice *choice, OrtSessionOptions *options) {
+  switch (choice->provider - providers) {
+    case CUDA: return append_cuda(choice, options);
+    case TENSORRT: return append_tensorrt(choice, options);
+    case NV_TENSORRT_RTX: return append_generic(choice, "NvTensorRtRtx", options);
+    case OPENVINO: return append_generic(choice, "OpenVINO", options);
+    default: return CFF_OK; /* the CPU is always there */
+  }
 }

@@ -13,7 +13,7 @@
 typedef struct cff__provider {
   const char *name;   /* ours */
   const char *listed; /* as ONNX Runtime lists it */
-  bool on_gpu;        /* its tensors lie on an NVIDIA GPU, else on the host */
+  const char *memory; /* as ONNX Runtime calls the GPU's; NULL: its tensors lie on the host */
   bool is_cpu;
 } cff__provider;
 

@@ -71,7 +71,7 @@ static cff_status read_values(const cff_session *session, const OrtValue *values
   const int64_t shape[1] = {(int64_t)cff__n_tokens(session, stage)};
   float *direct = NULL;
   OrtValue *wrapped = NULL;
-  if (!session->choice.provider->on_gpu) {
+  if (!cff__has_device(session)) {
     cff_status done = cff__tensor_floats(values, &direct);
     *floats = direct;
     return done;

@@ -18,16 +18,6 @@
 #define CPU_CHUNK_ROWS 512 /* few enough to share out, and their cosines stay near the core */
 #define BELOW_ANY_COSINE (-2.0F)
 
-/* y = x, of floats in any shape: a ModelProto of IR version 8 and opset 13. */
-static const unsigned char copier_bytes[] = {
-    0x08, 8,    0x3A, 43,                                     /* ir_version; graph, 43 bytes */
-    0x0A, 16,   0x0A, 1,   'x', 0x12, 1,    'y',  0x22, 8,    /* its node: x, y, */
-    'I',  'd',  'e',  'n', 't', 'i',  't',  'y',              /* of type Identity */
-    0x12, 1,    'g',                                          /* its name */
-    0x5A, 9,    0x0A, 1,   'x', 0x12, 4,    0x0A, 2,    8, 1, /* its input x, float */
-    0x62, 9,    0x0A, 1,   'y', 0x12, 4,    0x0A, 2,    8, 1, /* its output y, float */
-    0x42, 2,    0x10, 13};                                    /* opset_import */
-
 const cff__manifest *cff__session_manifest(const cff_session *session) {
   return &session->bundle->manifest;
 }
@@ -108,9 +98,9 @@ static cff_status load_graphs(cff_session *session, int32_t n_threads) {
   for (size_t s = 0; s < session->bundle->manifest.n_stages && done == CFF_OK; s++)
     done = load_scorer(session, s, session->choice.provider->is_cpu ? 1 : n_threads);
   session->copier.name = "the copy to the device";
-  if (done == CFF_OK && session->choice.provider->on_gpu)
-    done = cff__graph_load(session->env, &copies, NULL, copier_bytes, sizeof copier_bytes, 1,
-                           &session->copier);
+  if (done == CFF_OK && cff__has_device(session))
+    done = cff__graph_load(session->env, &copies, NULL, cff__copier_bytes,
+                           CFF__N_COPIER_BYTES, 1, &session->copier);
   return done;
 }
 
@@ -118,13 +108,14 @@ static cff_status load_graphs(cff_session *session, int32_t n_threads) {
 static cff_status find_memory(cff_session *session) {
   const OrtApi *ort = cff__ort();
   OrtMemoryInfo *device = NULL;
-  bool on_gpu = session->choice.provider->on_gpu;
+  const char *name = session->choice.provider->memory;
   OrtStatus *status =
       ort->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &session->host);
   if (status == NULL)
-    status = on_gpu ? ort->CreateMemoryInfo("Cuda", OrtDeviceAllocator, session->choice.device,
-                                            OrtMemTypeDefault, &device)
-                    : ort->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &device);
+    status = name != NULL
+                 ? ort->CreateMemoryInfo(name, OrtDeviceAllocator, session->choice.device,
+                                         OrtMemTypeDefault, &device)
+                 : ort->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &device);
   if (status == NULL)
     status = ort->CreateAllocator(session->encoder.session, device, &session->allocator);
   if (device != NULL) ort->ReleaseMemoryInfo(device);
@@ -139,7 +130,7 @@ static cff_status make_start(cff_session *session, size_t stage) {
   if (values == NULL) return cff__no_memory("a search", n * sizeof *values);
   for (size_t i = 0; i < n; i++) values[i] = BELOW_ANY_COSINE;
   cff_status done = cff__make_tensor(session, shape, 1, &session->start[stage]);
-  if (done == CFF_OK && session->choice.provider->on_gpu) {
+  if (done == CFF_OK && cff__has_device(session)) {
     done = cff__wrap_tensor(session, values, n * sizeof *values, FLOAT, shape, 1, &wrapped);
     if (done == CFF_OK) done = cff__copy_tensor(session, wrapped, session->start[stage]);
     cff__free_tensor(wrapped);

@@ -40,6 +40,13 @@ struct cff_session {
   cff__kept_banks *kept;
 };
 
+/* A graph that gives back its float input. */
+#define CFF__N_COPIER_BYTES 51
+extern const unsigned char cff__copier_bytes[CFF__N_COPIER_BYTES];
+
+/* Whether tensors lie on a device, so that rows must be copied there and back. */
+bool cff__has_device(const cff_session *session);
+
 /* Put a tensor around the caller's memory. */
 cff_status cff__wrap_tensor(const cff_session *session, const void *data, size_t n_bytes,
                             ONNXTensorElementDataType type, const int64_t *shape, size_t rank,
