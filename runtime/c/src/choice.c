@@ -48,9 +48,9 @@ static void from_references(const cff__calibration *given, side *reject, cff__st
   if (given->n_parts > 1) {
     cff__percent(reject->expected, percent);
     cff__say(said,
-        "expected false rejects <= %s: the most that %lld good parts can promise, if the next "
-        "ones are made and lit alike; more parts tighten it",
-        percent, (long long)given->n_parts);
+             "expected false rejects <= %s: the most that %lld good parts can promise, if the "
+             "next ones are made and lit alike; more parts tighten it",
+             percent, (long long)given->n_parts);
   } else {
     cff__say(said, "one good part supports no promise about false rejects; enrol at least two");
   }
@@ -145,7 +145,7 @@ static void combine(const cff__calibration *given, const side *reject, const sid
   cff__say(said, ". No single threshold keeps both: parts between are for review, of those shown ");
   cff__say_count(said, count_between(good, accept->limit, reject->limit), "good");
   cff__say(said, " and %lld defective",
-      (long long)count_between(given->defects, accept->limit, reject->limit));
+           (long long)count_between(given->defects, accept->limit, reject->limit));
 }
 
 static side limit_of_references(const cff__calibration *given, bool has_text_score) {
