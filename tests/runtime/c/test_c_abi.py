@@ -103,8 +103,10 @@ def test_example_of_the_header_compiles(tmp_path: Path) -> None:
     example = re.findall(r"^ \*     (.*)$", HEADER.read_text(), flags=re.MULTILINE)
     body = "\n".join(example)
     source = tmp_path / "a.c"
+    image = "const uint8_t *pixels, int32_t width, int32_t height, size_t stride"
     source.write_text(
-        f'#include <stdio.h>\n#include "cff.h"\nint main(void) {{\n{body}\nreturn 0;\n}}\n'
+        f'#include <stdio.h>\n#include "cff.h"\nvoid example({image});\n'
+        f"void example({image}) {{\n{body}\n}}\n"
     )
     command = ["cc", "-std=c99", "-Wall", "-Wpedantic", "-Werror", "-fsyntax-only"]
     subprocess.run([*command, f"-I{HEADER.parent}", str(source)], check=True, timeout=60)
