@@ -43,6 +43,7 @@ typedef struct cff__threshold {
 
 /* Texts, lists and JSON live in the arena; matrices and images are from malloc. */
 struct cff_profile {
+  uint64_t serial; /* no other profile of this process has or had it */
   cff__arena arena;
   const char *product, *bundle_id, *text_name;
   cff__origin origin;
@@ -57,6 +58,9 @@ struct cff_profile {
   cff__matrix text;
   uint8_t *images; /* [K,H,W,3], from malloc */
 };
+
+/* Next number of this process, from 1; any number of threads may ask. */
+uint64_t cff__next_serial(void);
 
 /* Read the facts out of their JSON, but for what must fit the tensors. */
 cff_status cff__profile_parse_facts(const char *text, size_t n_bytes, cff_profile *profile);
