@@ -104,24 +104,33 @@ char *cff__join_path(const char *folder, const char *name) {
 }
 
 static cff_status not_written(cff__new_file *out) {
-  cff_status status = cff__fail(CFF_ERROR_STORAGE,
-                                "`%.500s` could not be written: %s; free some space or choose "
-                                "another place, nothing was changed",
-                                out->path == NULL ? "file" : out->path, strerror(errno));
+  cff_status status =
+      errno == ENOMEM
+          ? cff__no_memory("writing a file", 0)
+          : cff__fail(CFF_ERROR_STORAGE,
+                      "`%.500s` could not be written: %s; free some space or choose another place, "
+                      "nothing was changed",
+                      out->path, strerror(errno));
   cff__new_file_drop(out);
   return status;
 }
 
-/* A name beside the path that no other file has; with the permissions of any new file. */
+/* A name beside the path that no other file has, and that is not too long where the path is not;
+ * with the permissions of any new file. */
 static int open_temporary(cff__new_file *out) {
-  static const char suffix[] = ".new-";
-  size_t n = strlen(out->path);
-  out->temporary = malloc(n + sizeof suffix + 24);
-  if (out->temporary == NULL) return -1;
+  const char *slash = strrchr(out->path, '/');
+  const char *name = slash == NULL ? out->path : slash + 1;
+  size_t n_folder = (size_t)(name - out->path), n_name = 40 + 40;
+  out->temporary = malloc(n_folder + n_name);
+  if (out->temporary == NULL) {
+    errno = ENOMEM;
+    return -1;
+  }
+  memcpy(out->temporary, out->path, n_folder);
   for (unsigned attempt = 0; attempt < 1000; attempt++) {
-    snprintf(out->temporary, n + sizeof suffix + 24, "%s%s%lx-%u", out->path, suffix,
+    snprintf(out->temporary + n_folder, n_name, ".%.40s.%lx-%u.tmp", name,
              (unsigned long)getpid() & 0xffffffffUL, attempt);
-    int handle = open(out->temporary, O_WRONLY | O_CREAT | O_EXCL, 0666);
+    int handle = open(out->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (handle >= 0 || errno != EEXIST) return handle;
   }
   return -1;
@@ -143,7 +152,9 @@ cff_status cff__new_file_open(cff__new_file *out, const char *path) {
   }
   out->file = fdopen(handle, "wb");
   if (out->file == NULL) {
+    int cause = errno;
     close(handle);
+    errno = cause;
     return not_written(out);
   }
   return CFF_OK;
