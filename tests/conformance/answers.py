@@ -15,7 +15,8 @@ from cases import profile_facts
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from reference import Doubles, Encoder, Encoding, Image
-from reference_enrolment import Enroller, Enrolment, Wishes
+from reference_enrolment import Enroller, Enrolment
+from reference_thresholds import Wishes
 from safetensors.numpy import load_file
 
 Tensors = dict[str, NDArray[Any]]

@@ -64,6 +64,8 @@ def draw_all() -> dict[str, Image]:
         "large": draw_plate(20, 140, 100, [DENT, HOLE, SPOT], noise=0).repeat(5, 0).repeat(5, 1),
         "faint": draw_plate(11, 42, 38, [FAINT]),
         "weave": draw_weave(48, 40),
+        # its regions touch at a corner
+        "corner": draw_plate(91, 44, 36, [(-0.25, 0.15, 0.16, -90.0), (0.25, 0.65, 0.16, -90.0)]),
         "further_0": draw_plate(20, 40, 32),
         "further_1": draw_plate(21, 40, 32),
         "further_2": draw_plate(22, 40, 32),

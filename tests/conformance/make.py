@@ -20,7 +20,7 @@ from cases import profile_facts
 from drawings import draw_all
 from networks import Network
 from PIL import Image
-from reference_enrolment import Wishes
+from reference_thresholds import Wishes
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_packed
 
@@ -32,7 +32,7 @@ from cff_runtime.preprocessing import Preprocessing
 FOLDER = Path(__file__).parent
 TOLERANCE = 1e-6
 REFERENCES = [f"reference_{index}" for index in range(4)]
-INSPECTED = ["good", "same_size", "tiny", "portrait", "grey", "large", "faint", "weave"]
+INSPECTED = ["good", "same_size", "tiny", "portrait", "grey", "large", "faint", "weave", "corner"]
 FEW = ["same_size", "grey", "large", "weave"]
 FURTHER = [f"further_{index}" for index in range(5)]
 DEFECTS = [f"defect_{index}" for index in range(5)]
