@@ -3,24 +3,28 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from cff_runtime import Inspector, Profile
+from cff_runtime.cli import main
 from cff_runtime.errors import ImageError
 from cff_runtime.imaging import list_images, load_image
 
 C_FOLDER = Path(__file__).parents[3] / "runtime" / "c"
 EXAMPLES = C_FOLDER / "examples"
+VECTORS = Path(__file__).parents[2] / "conformance"
 Pixels = NDArray[np.uint8]
 Read = Callable[[Path], Pixels]
 
@@ -327,3 +331,205 @@ def test_lists_and_names_are_python_s(noise: Pixels, tmp_path: Path) -> None:
         done = subprocess.run([program, wrong], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert why in done.stderr
+
+
+# ---- the programs --------------------------------------------------------------------------------
+
+
+class Programs(NamedTuple):
+    """The examples, built outside the tree against an installed libcff."""
+
+    folder: Path
+
+    def run(
+        self, name: str, *arguments: object, before: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*before, str(self.folder / name), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def programs(c_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    folder = tmp_path_factory.mktemp("examples")
+    prefix, build = folder / "prefix", folder / "build"
+    configure = ["cmake", "-S", str(EXAMPLES), "-B", str(build), f"-DCMAKE_PREFIX_PATH={prefix}"]
+    configure += ["-DCMAKE_BUILD_TYPE=Release", "-DCFF_WERROR=ON"]
+    if os.environ.get("CFF_C_SANITIZE"):
+        configure.append("-DCFF_SANITIZE=ON")
+    for command in (
+        ["cmake", "--install", str(c_build), "--prefix", str(prefix)],
+        configure,
+        ["cmake", "--build", str(build), "--parallel", "2"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+    return Programs(build)
+
+
+def _without_times(line: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(line)
+    for name in ("stages_ms", "total_ms"):
+        answer.pop(name, None)
+    return answer
+
+
+@pytest.mark.parametrize("profile", ["plain_one", "plain_four", "text_two", "text_review"])
+def test_inspect_folder_prints_what_cff_run_prints(
+    profile: str, programs: Programs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = VECTORS / "bundles" / profile.split("_")[0]
+    path, images = VECTORS / "profiles" / f"{profile}.safetensors", VECTORS / "images"
+    done = programs.run("inspect_folder", "--threads", "1", bundle, path, images)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert main(["inspect", str(bundle), str(images), "--profile", str(path), "--json"]) == 0
+    lines, expected_lines = done.stdout.splitlines(), capsys.readouterr().out.splitlines()
+    assert len(lines) == len(expected_lines) == len(list(images.iterdir()))
+    for line, expected_line in zip(lines, expected_lines, strict=True):
+        assert list(json.loads(line)) == list(json.loads(expected_line))
+        answer, expected = _without_times(line), _without_times(expected_line)
+        regions, expected_regions = answer.pop("regions"), expected.pop("regions")
+        # text scores come from float32 graphs, whose sums depend on the threads
+        assert answer == {k: _about(value) for k, value in expected.items()}
+        assert regions == [{k: _about(v) for k, v in one.items()} for one in expected_regions]
+
+
+def _about(value: Any) -> Any:
+    return pytest.approx(value, abs=1e-5) if isinstance(value, float) else value
+
+
+def test_inspect_folder_tells_what_failed(
+    programs: Programs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, profile = VECTORS / "bundles" / "plain", VECTORS / "profiles" / "plain_one.safetensors"
+    good = (VECTORS / "images" / "good.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(good)
+    (tmp_path / "2.png").write_bytes(good[: len(good) // 2])
+    Image.new("RGB", (15, 20)).save(tmp_path / '3 "\n.png')
+    done = programs.run("inspect_folder", bundle, profile, tmp_path)
+    assert done.returncode == 1
+    assert main(["inspect", str(bundle), str(tmp_path), "--profile", str(profile), "--json"]) == 1
+    captured = capsys.readouterr()
+    answers, expected = (
+        [json.loads(line) for line in text.splitlines()] for text in (done.stdout, captured.out)
+    )
+    assert [sorted(one) for one in answers] == [sorted(one) for one in expected]
+    assert [one["image"] for one in answers] == [one["image"] for one in expected]
+    assert [one["error"] for one in answers[1:]] == re.findall(
+        "error: (.*(?:\n\\.png.*)?)\n", done.stderr
+    )[:2]
+    assert done.stderr.endswith("error: 2 of 3 images failed\n")
+    assert captured.err.endswith("error: 2 of 3 images failed\n")
+
+
+@pytest.mark.parametrize("program", ["inspect_folder", "enroll", "inspect"])
+def test_wrong_calls(program: str, programs: Programs, tmp_path: Path) -> None:
+    done = programs.run(program)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"usage: {program} " in done.stderr
+    product = ["--product", "plate"] if program == "enroll" else []
+    bundle, image = VECTORS / "bundles" / "plain", VECTORS / "images" / "good.png"
+    done = programs.run(program, *product, tmp_path / "none", tmp_path / "none", image)
+    assert (done.returncode, done.stdout) == (2, "") or done.returncode == 1
+    assert re.search(r"^error: .*none", done.stderr, flags=re.MULTILINE)
+    if program == "inspect":
+        return
+    for wrong in (["--colour", "red"], ["--threads", "many"], ["--threads"]):
+        done = programs.run(program, *product, *wrong, bundle, tmp_path / "p", image)
+        assert (done.returncode, done.stdout) == (2, "")
+    done = programs.run(program, *product, bundle, tmp_path / "p", tmp_path / "no images")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "must be an existing image or folder" in done.stderr
+
+
+def test_provider_that_is_not_there(programs: Programs) -> None:
+    done = programs.run(
+        "inspect_folder",
+        "--provider",
+        "openvino",
+        VECTORS / "bundles" / "plain",
+        VECTORS / "profiles" / "plain_one.safetensors",
+        VECTORS / "images" / "good.png",
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+
+
+def test_output_that_cannot_be_written(programs: Programs) -> None:
+    command = [
+        str(programs.folder / "inspect_folder"),
+        str(VECTORS / "bundles" / "plain"),
+        str(VECTORS / "profiles" / "plain_one.safetensors"),
+        str(VECTORS / "images"),
+    ]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: output: No space left on device\n"
+
+
+def test_inspect_in_cpp(programs: Programs) -> None:
+    bundle, path = VECTORS / "bundles" / "plain", VECTORS / "profiles" / "plain_one.safetensors"
+    images = [VECTORS / "images" / f"{name}.png" for name in ("good", "weave", "large")]
+    done = programs.run("inspect", bundle, path, *images)
+    assert (done.returncode, done.stderr) == (0, "")
+    inspector, profile = Inspector.open(bundle), Profile.load(path)
+    expected = []
+    for image in images:
+        result = inspector.inspect(load_image(image), profile)
+        expected.append(f"{result.verdict:6}  {result.score:8.4f}  {image}")
+        for region in result.regions:
+            x, y, width, height = region.box
+            peak = f"peak {region.peak:.4f}"
+            expected.append(f"        at {x}, {y}: {width} x {height} px, {peak}")
+    assert done.stdout.splitlines() == expected
+
+
+def test_enroll_makes_python_s_profile(
+    programs: Programs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = VECTORS / "bundles" / "plain"
+    images = [VECTORS / "images" / f"reference_{index}.png" for index in range(4)]
+    ours, python = tmp_path / "c.safetensors", tmp_path / "python.safetensors"
+    options = ["--product", "plate", "--max-bank", "20"]
+    done = programs.run("enroll", *options, bundle, ours, *images)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("encoded ")
+    arguments = ["enroll", str(bundle), *map(str, images), *options, "--out", str(python)]
+    assert main(arguments) == 0
+    assert done.stdout == capsys.readouterr().out.replace(str(python), str(ours))
+    c_profile, expected = Profile.load(ours), Profile.load(python)
+    assert c_profile.threshold.value == pytest.approx(expected.threshold.value, abs=1e-5)
+    assert [one.name for one in c_profile.references] == [one.name for one in expected.references]
+    for ours_bank, expected_bank in zip(c_profile.banks, expected.banks, strict=True):
+        np.testing.assert_allclose(ours_bank, expected_bank, atol=1e-6)
+    done = programs.run("inspect_folder", bundle, ours, images[0])
+    assert json.loads(done.stdout)["verdict"] == "pass"
+
+
+@pytest.mark.slow
+def test_programs_under_valgrind(programs: Programs, tmp_path: Path) -> None:
+    """No wrong access, nothing lost; suppressed is what lies in ONNX Runtime itself."""
+    if shutil.which("valgrind") is None:
+        pytest.skip("valgrind is not installed")
+    if os.environ.get("CFF_C_SANITIZE"):
+        pytest.skip("valgrind and sanitizers exclude each other")
+    bundle, profile = VECTORS / "bundles" / "text", tmp_path / "plate.safetensors"
+    images = [VECTORS / "images" / f"reference_{index}.png" for index in range(2)]
+    before = ["valgrind", "-q", "--error-exitcode=99", "--leak-check=full"]
+    before += ["--errors-for-leak-kinds=definite", "--show-leak-kinds=definite"]
+    before.append(f"--suppressions={C_FOLDER / 'tests' / 'valgrind.supp'}")
+    product = ("--product", "plate", "--threads", "1")
+    done = programs.run("enroll", *product, bundle, profile, *images, before=before)
+    assert done.returncode == 0, done.stderr
+    small = [VECTORS / "images" / f"{name}.png" for name in ("good", "tiny", "grey")]
+    done = programs.run("inspect_folder", "--threads", "1", bundle, profile, *small, before=before)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = programs.run("inspect", bundle, profile, *small, before=before)
+    assert (done.returncode, done.stderr) == (0, "")
