@@ -150,8 +150,7 @@ static cff_status parse_text(parser *p, const char **text) {
   while (close < p->end && *close != '"') close += *close == '\\' && p->end - close > 1 ? 2 : 1;
   if (close >= p->end) return refuse(p, "a text without end");
   /* an escape is never shorter than what it means */
-  char *out = cff__arena_text(p->arena, "", 0);
-  if (close > p->at) out = cff__arena_alloc(p->arena, (size_t)(close - p->at) + 1, 1);
+  char *out = cff__arena_alloc(p->arena, (size_t)(close - p->at) + 1, 1);
   if (out == NULL) return cff__no_memory(p->name, (uint64_t)(close - p->at));
   *text = out;
   while (p->at < close) {
