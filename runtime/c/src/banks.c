@@ -78,12 +78,10 @@ static cff_status make_of_profile(cff_session *session, const cff_profile *profi
   return cff__banks_make(session, rows, n_rows, banks);
 }
 
-static uint64_t serial_of(const cff_profile *profile) { return (uint64_t)(uintptr_t)profile; }
-
 /* The lock is held. */
 static cff__kept_banks *find_kept(const cff_session *session, const cff_profile *profile) {
   cff__kept_banks *kept = session->kept;
-  while (kept != NULL && (kept->forgotten || kept->serial != serial_of(profile))) kept = kept->next;
+  while (kept != NULL && (kept->forgotten || kept->serial != profile->serial)) kept = kept->next;
   return kept;
 }
 
@@ -106,7 +104,7 @@ static cff_status keep_banks(cff_session *session, const cff_profile *profile,
     free(made);
     return done;
   }
-  made->serial = serial_of(profile);
+  made->serial = profile->serial;
   made->next = session->kept;
   *kept = session->kept = made;
   return CFF_OK;

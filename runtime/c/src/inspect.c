@@ -149,8 +149,7 @@ static cff_status compare_product(inspection *one) {
   return done;
 }
 
-/* With one decimal, a point whatever the locale. */
-static void format_tenths(double value, char text[CFF__DOUBLE_SIZE]) {
+void cff__format_tenths(double value, char text[CFF__DOUBLE_SIZE]) {
   if (!isfinite(value) || fabs(value) > 1e15) {
     snprintf(text, CFF__DOUBLE_SIZE, "%s", isnan(value) ? "nan" : "more than 1e15");
     return;
@@ -168,8 +167,8 @@ static cff_status warn(inspection *one) {
   if (info->product_distance <= info->product_limit) return CFF_OK; /* NaN is not */
   const char *product = one->profile->product;
   char distance[CFF__DOUBLE_SIZE], limit[CFF__DOUBLE_SIZE];
-  format_tenths(info->product_distance, distance);
-  format_tenths(info->product_limit, limit);
+  cff__format_tenths(info->product_distance, distance);
+  cff__format_tenths(info->product_limit, limit);
   const size_t n_bytes = strlen(product) + 400;
   one->result->warning = malloc(n_bytes);
   if (one->result->warning == NULL) return cff__no_memory("a warning", n_bytes);

@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include "cff.h"
+#include "json_writer.h"
 #include "regions.h"
 
 struct cff_result {
@@ -13,5 +14,8 @@ struct cff_result {
   cff__region *regions; /* info.n_regions, from malloc */
   char *warning;        /* from malloc; NULL for none */
 };
+
+/* With one decimal, and a point whatever the locale. */
+void cff__format_tenths(double value, char text[CFF__DOUBLE_SIZE]);
 
 #endif

@@ -167,8 +167,13 @@ class CResult:
     info: CResultInfo
     anomaly_map: NDArray[np.float32]
     regions: list[CRegion]
-    json: dict[str, Any]
+    json_text: str
     warning: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        fields: dict[str, Any] = json.loads(self.json_text)
+        return fields
 
 
 class CError(Exception):
@@ -262,7 +267,7 @@ class CSession:
                     result, ctypes.c_size_t(index), ctypes.byref(region)
                 )
             )
-        said = json.loads(self._text(result, 0))
+        said = self._text(result, 0)
         return CResult(info, anomaly_map, regions, said, self._text(result, 1))
 
     def _text(self, result: ctypes.c_void_p, which: int) -> str:
