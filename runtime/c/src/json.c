@@ -47,17 +47,15 @@ static bool skip_digits(parser *p) {
 bool cff__parse_number(const char *text, size_t n_bytes, double *number) {
   char copy[MAX_NUMBER_BYTES + 8], point[8];
   if (n_bytes > MAX_NUMBER_BYTES) return false;
-  /* strtod wants the decimal point of the locale, which may be longer than a byte */
-  if (snprintf(point, sizeof point, "%.1f", 0.5) < 3) return false;
-  size_t n_point = strlen(point) - 2, n = 0;
-  for (size_t i = 0; i < n_bytes; i++) {
-    if (text[i] == '.') {
-      if (n > MAX_NUMBER_BYTES) return false;
-      memcpy(copy + n, point + 1, n_point);
-      n += n_point;
-    } else {
-      copy[n++] = text[i];
-    }
+  const char *dot = memchr(text, '.', n_bytes);
+  size_t n = dot == NULL ? n_bytes : (size_t)(dot - text);
+  memcpy(copy, text, n);
+  if (dot != NULL) { /* strtod wants the point of the locale, which may be longer than a byte */
+    if (snprintf(point, sizeof point, "%.1f", 0.5) < 3) return false;
+    size_t n_point = strlen(point) - 2, n_after = n_bytes - n - 1;
+    memcpy(copy + n, point + 1, n_point);
+    memcpy(copy + n + n_point, dot + 1, n_after);
+    n += n_point + n_after;
   }
   copy[n] = '\0';
   *number = strtod(copy, NULL);

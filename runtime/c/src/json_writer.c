@@ -1,5 +1,6 @@
 #include "json_writer.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,7 +133,7 @@ static bool next_up(char *digits, int n) {
 /* `n` digits, without point, that read back as `value`; false if there are none. */
 static bool round_to(double value, int n, char digits[24], int *exponent) {
   char text[CFF__DOUBLE_SIZE];
-  int n_written = 0;
+  int n_written = 0, unused;
   snprintf(text, sizeof text, "%.*e", n - 1, value);
   char *mark = strchr(text, 'e');
   for (const char *at = text; at < mark; at++) /* a locale has its own decimal point */
@@ -140,7 +141,8 @@ static bool round_to(double value, int n, char digits[24], int *exponent) {
   *exponent = atoi(mark + 1);
   if (reads_back(digits, n, *exponent, value)) return true;
   /* above a power of two the next double is twice as far as below: the farther decimal may do */
-  return next_up(digits, n) && reads_back(digits, n, *exponent, value);
+  return frexp(value, &unused) == 0.5 && next_up(digits, n) &&
+         reads_back(digits, n, *exponent, value);
 }
 
 /* Fewest digits, without point, that read back as `value`; returns the decimal exponent. Halving,
