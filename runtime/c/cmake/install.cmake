@@ -4,8 +4,7 @@
 include(CMakePackageConfigHelpers)
 
 # libcff.so.1 looks for libonnxruntime.so.1 beside itself, then where it was when libcff was built
-get_filename_component(onnxruntime_folder "${OnnxRuntime_LIBRARY}" DIRECTORY)
-set(CFF_INSTALL_RPATH "$ORIGIN;${onnxruntime_folder}"
+set(CFF_INSTALL_RPATH "$ORIGIN;${CFF_ONNXRUNTIME_LIBDIR}"
     CACHE STRING "Folders in which the installed libcff looks for ONNX Runtime")
 set_target_properties(cff PROPERTIES INSTALL_RPATH "${CFF_INSTALL_RPATH}")
 

@@ -124,6 +124,24 @@ def test_installed_library_finds_onnxruntime_beside_itself(prefix: Path, tmp_pat
     assert "[libcff.so.1]" in dynamic
 
 
+def test_library_starts_with_any_version_of_onnxruntime(prefix: Path, tmp_path: Path) -> None:
+    """Its libraries name their function after their version; ours must not ask for one."""
+    if shutil.which("cc") is None:
+        pytest.skip("cc is not installed")
+    (tmp_path / "other.c").write_text("const void *OrtGetApiBase(void) { return 0; }\n")
+    (tmp_path / "other.map").write_text("VERS_9.9.9 { global: OrtGetApiBase; local: *; };\n")
+    (tmp_path / "program.c").write_text(_PROGRAM)
+    other, program = tmp_path / "libonnxruntime.so.1", tmp_path / "program"
+    flags = ["-shared", "-fPIC", "-Wl,-soname,libonnxruntime.so.1", "-Wl,--version-script"]
+    _must(["cc", tmp_path / "other.c", *flags, tmp_path / "other.map", "-o", other])
+    (library,) = prefix.rglob("libcff.so")
+    folder = library.parent
+    command = ["cc", f"-I{prefix / 'include'}", tmp_path / "program.c", f"-L{folder}", "-lcff"]
+    _must([*command, f"-Wl,-rpath,{folder}", "-o", program])
+    found = {**_clean_environment(), "LD_LIBRARY_PATH": str(tmp_path), "LD_BIND_NOW": "1"}
+    assert _must([program], **found) == _SAID
+
+
 def test_presets_are_those_that_the_documents_name() -> None:
     presets = json.loads((C_FOLDER / "CMakePresets.json").read_text())
     names = [preset["name"] for preset in presets["configurePresets"]]
