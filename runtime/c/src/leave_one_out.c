@@ -81,6 +81,14 @@ static void leave_out(cff__greedy *greedy, const shares *found, const cff__cores
   qsort(rows, (size_t)n_left, sizeof *rows, compare_rows);
 }
 
+/* Where every row was kept, all rows of the others are left. */
+static void leave_each_out_of_all(int64_t n_rows, int64_t n_references, int64_t *rows) {
+  const int64_t size = n_rows / n_references;
+  for (int64_t left_out = 0; left_out < n_references; left_out++)
+    for (int64_t i = 0; i < n_rows; i++)
+      if (i / size != left_out) *rows++ = i;
+}
+
 /* The rows of all references left out, one after the other. */
 static cff_status leave_each_out(cff__rows bank, const cff__coreset *coreset, int64_t n_references,
                                  int64_t n_left, int64_t *rows) {
@@ -122,7 +130,9 @@ cff_status cff__leave_one_out_rows(const float *bank, int64_t n_rows, int64_t wi
   if (cff__multiply((size_t)n, (size_t)n_references * sizeof **rows, &n_bytes))
     *rows = malloc(n_bytes);
   if (*rows == NULL) return cff__no_memory("the rows that are left", n_bytes);
-  cff_status done = leave_each_out(all, coreset, n_references, n, *rows);
+  cff_status done = CFF_OK;
+  if (coreset->n_rows == n_rows) leave_each_out_of_all(n_rows, n_references, *rows);
+  else done = leave_each_out(all, coreset, n_references, n, *rows);
   if (done == CFF_OK) {
     *n_left = n;
   } else {
