@@ -24,9 +24,13 @@ cff_status cff__open_file(const char *path, cff_status status, FILE **file, uint
   *file = NULL;
   if (!cff__is_file(path)) /* opening a pipe could wait for ever */
     return cff__fail(status, "`%.500s` must be an existing file", path);
-  FILE *opened = fopen(path, "rb");
-  if (opened == NULL)
-    return cff__fail(status, "`%.500s` must be readable: %s", path, strerror(errno));
+  int handle = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* it may have become a pipe */
+  FILE *opened = handle < 0 ? NULL : fdopen(handle, "rb");
+  if (opened == NULL) {
+    cff_status done = cff__fail(status, "`%.500s` must be readable: %s", path, strerror(errno));
+    if (handle >= 0) close(handle);
+    return done;
+  }
   if (fstat(fileno(opened), &facts) != 0 || !S_ISREG(facts.st_mode)) {
     fclose(opened);
     return cff__fail(status, "`%.500s` must be a regular file", path);
@@ -82,7 +86,9 @@ cff_status cff__hash_file(const char *path, uint64_t n_bytes, cff_status status,
   }
   cff__sha256 hash;
   cff__sha256_init(&hash);
-  for (size_t n; (n = fread(block, 1, BLOCK_BYTES, file)) > 0;) cff__sha256_update(&hash, block, n);
+  uint64_t n_read = 0; /* a file that grows has another hash anyhow */
+  for (size_t n; n_read <= n_bytes && (n = fread(block, 1, BLOCK_BYTES, file)) > 0; n_read += n)
+    cff__sha256_update(&hash, block, n);
   cff__sha256_finish(&hash, hex);
   int failed = ferror(file);
   free(block);

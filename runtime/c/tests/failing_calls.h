@@ -7,7 +7,7 @@
 
 typedef enum failing_call {
   FAIL_MEMORY, /* malloc, calloc, realloc; realpath for want of memory */
-  FAIL_OPEN,   /* open, fopen, fdopen */
+  FAIL_OPEN,   /* open, fdopen */
   FAIL_STAT,   /* stat, fstat */
   FAIL_READ,   /* fread: comes up short */
   FAIL_SEEK,   /* fseeko */

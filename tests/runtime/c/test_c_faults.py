@@ -22,8 +22,8 @@ SOURCES = re.findall(r"^\w+$", (C_FOLDER / "fuzz" / "sources.txt").read_text(), 
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 SANITIZER_NAMES = {"LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS"}
 WRAPPED = (
-    *("malloc", "calloc", "realloc", "realpath", "fopen64", "fdopen", "open64", "stat64"),
-    *("fstat64", "fread", "fseeko64", "fwrite", "fflush", "fsync", "fclose", "rename"),
+    *("malloc", "calloc", "realloc", "realpath", "fdopen", "open64", "stat64", "fstat64"),
+    *("fread", "fseeko64", "fwrite", "fflush", "fsync", "fclose", "rename"),
 )
 CLEAN = {name: value for name, value in os.environ.items() if name not in SANITIZER_NAMES}
 SIZE = ctypes.c_size_t
