@@ -77,8 +77,6 @@ def test_stages_are_alike(cases: ModuleType, modules: dict[str, ModuleType], inn
 
 
 def test_enrols_alike(cases: ModuleType, libcff: ModuleType, public: Any, tmp_path: Path) -> None:
-    if not hasattr(public.library, "cff_session_enroll"):
-        pytest.skip("this libcff cannot enrol yet")
     for case in cases.enrolments():
         made = tmp_path / f"{case.name}.safetensors"
         libcff.enroll(public, case, made)
