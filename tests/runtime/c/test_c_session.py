@@ -21,6 +21,8 @@ from cff_runtime.backends.onnxruntime import CPU_CHUNK_ROWS
 TOLERANCE = 1e-5  # float32 sums of up to 64 products of unit rows
 MAX_STAGES = 16
 N_STAGES = 4  # of the lite bundle
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+WRAPPED = ("malloc", "calloc", "realloc", "realpath", "pthread_create", "cff__ort")
 SOURCES = Path(__file__).parents[3] / "runtime" / "c"
 
 Floats = NDArray[np.float32]
@@ -37,25 +39,41 @@ class Encoding(ctypes.Structure):
     )
 
 
+def _compile(c_build: Path, out: Path, *flags: str) -> Path:
+    """Compile all of libcff, with the test's provider whose device is the host."""
+    lines = (c_build / "CMakeCache.txt").read_text().splitlines()
+    cache = dict(line.split("=", 1) for line in lines if "=" in line)
+    library = Path(cache["OnnxRuntime_LIBRARY:FILEPATH"])
+    command = [
+        *[os.environ.get("CC", "cc"), "-std=c99", "-g", "-O1", "-ffp-contract=off"],
+        *["-DCFF__TEST_DEVICE", f"-I{SOURCES / 'include'}", f"-I{SOURCES / 'src'}"],
+        *[f"-I{cache['OnnxRuntime_INCLUDE_DIR:PATH']}", *flags],
+        *[str(path) for path in sorted((SOURCES / "src").glob("*.c"))],
+        *["-o", str(out), str(library), f"-Wl,-rpath,{library.parent}", "-lm", "-lpthread"],
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=_clean()
+    )
+    if "cannot find" in done.stderr:
+        pytest.skip("the compiler's sanitizers are not installed")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def _clean() -> dict[str, str]:
+    """The environment without what a sanitized Python needs."""
+    names = ("LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS")
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
 @pytest.fixture(scope="module")
 def device_library(c_build: Path, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """libcff_testing with a provider whose device is the host: all that a GPU's way needs."""
-    root = os.environ.get("CFF_ONNXRUNTIME_ROOT") or str(SOURCES.parents[1] / "build/onnxruntime")
-    library = tmp_path_factory.mktemp("device") / "libcff_device.so"
-    lines = (c_build / "CMakeCache.txt").read_text().splitlines()
-    cache = dict(line.split("=", 1) for line in lines if "=" in line)
-    headers = cache["OnnxRuntime_INCLUDE_DIR:PATH"]
-    command = [
-        *[os.environ.get("CC", "cc"), "-std=c99", "-shared", "-fPIC", "-ffp-contract=off"],
-        *["-DCFF__TEST_DEVICE", f"-I{SOURCES / 'include'}", f"-I{headers}"],
-        *[str(path) for path in sorted((SOURCES / "src").glob("*.c"))],
-        *["-o", str(library), cache["OnnxRuntime_LIBRARY:FILEPATH"], f"-Wl,-rpath,{root}/lib"],
-        *["-lm", "-lpthread"],
-    ]
+    flags = ["-shared", "-fPIC"]
     if os.environ.get("CFF_C_SANITIZE"):
-        command.insert(1, "-fsanitize=address,undefined")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+        flags += SANITIZE
+    library = tmp_path_factory.mktemp("device") / "libcff_device.so"
+    _compile(c_build, library, *flags)
     loaded = ctypes.CDLL(str(library))
     loaded.cff_last_error.restype = ctypes.c_char_p
     for kind in ("bundle", "profile", "session", "result"):
@@ -609,3 +627,41 @@ def test_a_grid_without_tokens_or_with_too_many_is_a_damaged_bundle(
         c_session_class(c_library, bundle_copy)
 
     assert failure.value.status == c_status.BUNDLE
+
+
+@pytest.fixture(scope="module")
+def failing_sessions(c_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of that name, which finds leaks, too."""
+    wraps = [f"-Wl,--wrap={name}" for name in WRAPPED]
+    program = str(SOURCES / "tests" / "failing_sessions.c")
+    out = tmp_path_factory.mktemp("failing") / "failing_sessions"
+    return _compile(c_build, out, program, *SANITIZE, *wraps)
+
+
+@pytest.mark.parametrize(
+    ("what", "provider"),
+    [
+        ("inspect", "cpu"),
+        ("inspect", "test-device"),
+        pytest.param("open", "cpu", marks=pytest.mark.slow),
+        pytest.param("open", "test-device", marks=pytest.mark.slow),
+    ],
+)
+def test_every_call_may_fail(
+    what: str,
+    provider: str,
+    failing_sessions: Path,
+    lite_bundle: Bundle,
+    lite_profile_path: Path,
+) -> None:
+    """For want of memory or threads, or because ONNX Runtime fails: an error, and no leak."""
+    command = [str(failing_sessions), str(lite_bundle.path), str(lite_profile_path), provider, what]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, check=False, env=_clean()
+    )
+
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    counts = dict(line.split() for line in done.stdout.splitlines())
+    assert counts["threads"] == ("2" if (what, provider) == ("open", "cpu") else "0")
+    assert int(counts["memory"]) > 5
+    assert int(counts["graphs"]) > 30
