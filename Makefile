@@ -33,9 +33,7 @@ test: install
 	-$(BIN)/python scripts/onnxruntime_for_c.py
 	$(BIN)/pytest -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=85
 
-slow-# without ONNX Runtime's headers the tests of libcff are skipped, and say so
-test: install
-	-$(BIN)/python scripts/onnxruntime_for_c.py
+slow-test: install
 	$(BIN)/pytest -m slow
 
 # what libcff is built with: ONNX Runtime's headers, and the library of the Python package
