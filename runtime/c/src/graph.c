@@ -18,6 +18,10 @@ static cff_status make_options(const cff__choice *choice, int32_t n_threads, con
   /* every graph has its own threads; left spinning after a run they slow the next graph */
   if (status == NULL)
     status = ort->AddSessionConfigEntry(options, "session.force_spinning_stop", "1");
+  /* weights in the arena would make it grow to the next power of two */
+  if (status == NULL)
+    status = ort->AddSessionConfigEntry(
+        options, "session.use_device_allocator_for_initializers", "1");
   cff_status done = cff__ort_check(status, "prepare", name);
   if (done == CFF_OK) done = cff__provider_append(choice, options);
   if (done == CFF_OK) *made = options;
@@ -81,8 +85,8 @@ static cff_status check_tensor(const cff__graph *graph, const cff__port *port,
   format_shape(port->shape, port->rank, expected, sizeof expected);
   if (rank <= CFF__MAX_RANK) format_shape(shape, rank, actual, sizeof actual);
   return cff__fail(CFF_ERROR_BUNDLE,
-                   "`%s` of `%.200s` must have type %d and shape %s, as the manifest says, got type "
-                   "%d and shape %s; export the bundle again",
+                   "`%s` of `%.200s` must have type %d and shape %s, as the manifest says, got "
+                   "type %d and shape %s; export the bundle again",
                    port->name, graph->name, (int)port->type, expected, (int)type, actual);
 }
 
@@ -119,8 +123,8 @@ static cff_status check_ports(const cff__graph *graph, get_name name_of, get_typ
     done = find_name(graph, name_of, n, ports[i].name, &found);
     if (done != CFF_OK) return done;
     if (found == n)
-      return cff__fail(CFF_ERROR_BUNDLE, "`%.200s` must have `%s`, as the manifest says; export the "
-                                         "bundle again",
+      return cff__fail(CFF_ERROR_BUNDLE,
+                       "`%.200s` must have `%s`, as the manifest says; export the bundle again",
                        graph->name, ports[i].name);
     OrtStatus *status = type_of(graph->session, found, &type);
     if (status == NULL) status = ort->CastTypeInfoToTensorInfo(type, &info);

@@ -39,8 +39,8 @@ static cff_status find_api(void) {
     api = base->GetApi(ORT_API_VERSION);
   if (api != NULL) return CFF_OK;
   return cff__fail(CFF_ERROR_BACKEND,
-                   "ONNX Runtime must be 1.%d or later, as libcff was built with, the loaded one is "
-                   "%.40s; put the right library first, or build libcff with the older one",
+                   "ONNX Runtime must be 1.%d or later, as libcff was built with, the loaded one "
+                   "is %.40s; put the right library first, or build libcff with the older one",
                    ORT_API_VERSION, version);
 }
 

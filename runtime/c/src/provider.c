@@ -23,7 +23,8 @@ static cff_status check_available(const cff__provider *provider) {
   const OrtApi *ort = cff__ort();
   char **names = NULL, list[400] = "";
   int n_names = 0;
-  cff_status done = cff__ort_check(ort->GetAvailableProviders(&names, &n_names), "list", "providers");
+  OrtStatus *status = ort->GetAvailableProviders(&names, &n_names);
+  cff_status done = cff__ort_check(status, "list", "providers");
   if (done != CFF_OK) return done;
   bool found = false;
   for (int i = 0; i < n_names; i++) {
@@ -34,8 +35,8 @@ static cff_status check_available(const cff__provider *provider) {
   done = cff__ort_check(ort->ReleaseAvailableProviders(names, n_names), "list", "providers");
   if (found) return done;
   return cff__fail(CFF_ERROR_BACKEND,
-                   "provider `%s` (%s) must be in the loaded ONNX Runtime, which has %s; choose one "
-                   "of these, or load an ONNX Runtime that was built with it",
+                   "provider `%s` (%s) must be in the loaded ONNX Runtime, which has %s; choose "
+                   "one of these, or load an ONNX Runtime that was built with it",
                    provider->name, provider->listed, list);
 }
 
@@ -59,7 +60,7 @@ static cff_status add_option(cff__arena *arena, cff__choice *choice, const char 
   return CFF_OK;
 }
 
-/* device: as text, "" where the provider has none. Given first, so that a line may say otherwise. */
+/* device: as text, "" where the provider has none. Given first: a line may say otherwise. */
 static cff_status read_options(const char *text, const char *device, cff__arena *arena,
                                cff__choice *choice) {
   size_t n_most = 2;
@@ -90,8 +91,8 @@ cff_status cff__provider_choose(const cff_session_options *options, cff__arena *
   char device[16] = "";
   if (provider == NULL)
     return cff__fail(CFF_ERROR_USAGE,
-                     "`provider` must be one of cpu, cuda, tensorrt, nv-tensorrt-rtx, openvino, got "
-                     "`%.80s`",
+                     "`provider` must be one of cpu, cuda, tensorrt, nv-tensorrt-rtx, openvino, "
+                     "got `%.80s`",
                      name);
   const bool on_gpu = provider->memory != NULL;
   if (options->device < 0 || (options->device > 0 && !on_gpu))
@@ -125,7 +126,8 @@ static cff_status append_cuda(const cff__choice *choice, OrtSessionOptions *opti
   if (status == NULL)
     status = ort->UpdateCUDAProviderOptions(settings, choice->keys, choice->values,
                                             choice->n_options);
-  if (status == NULL) status = ort->SessionOptionsAppendExecutionProvider_CUDA_V2(options, settings);
+  if (status == NULL)
+    status = ort->SessionOptionsAppendExecutionProvider_CUDA_V2(options, settings);
   if (settings != NULL) ort->ReleaseCUDAProviderOptions(settings);
   return cff__ort_check(status, "use provider", choice->provider->name);
 }

@@ -74,7 +74,8 @@ FAIL_ORT(SessionGetOutputTypeInfo, (const OrtSession *session, size_t i, OrtType
          (session, i, type))
 FAIL_ORT(GetDimensions, (const OrtTensorTypeAndShapeInfo *info, int64_t *shape, size_t n),
          (info, shape, n))
-FAIL_ORT(CreateCpuMemoryInfo, (enum OrtAllocatorType kind, enum OrtMemType type, OrtMemoryInfo **out),
+FAIL_ORT(CreateCpuMemoryInfo,
+         (enum OrtAllocatorType kind, enum OrtMemType type, OrtMemoryInfo **out),
          (kind, type, out))
 FAIL_ORT(CreateAllocator,
          (const OrtSession *session, const OrtMemoryInfo *info, OrtAllocator **out),
