@@ -4,7 +4,7 @@
  *     cff_profile *profile = NULL;
  *     cff_session *session = NULL;
  *     cff_result *result = NULL;
- *     cff_result_info info = {sizeof info};
+ *     cff_result_info info = {.struct_size = sizeof info};
  *     const cff_image image = {pixels, width, height, stride, CFF_PIXEL_BGR};
  *     cff_status status = cff_bundle_open("bottle.bundle", NULL, &bundle);
  *     if (status == CFF_OK) status = cff_profile_load("bottle.safetensors", &profile);
@@ -35,6 +35,10 @@
  * once, also with different profiles. Freeing a handle while another thread uses it is an error of
  * the caller. The sentence of `cff_last_error()` belongs to the thread that called. After `fork`,
  * the child opens sessions of its own.
+ *
+ * Environment. ONNX Runtime 1.31 starts a thread that reports usage unless ORT_DISABLE_TELEMETRY is
+ * set. Opening a session sets it to 1 where it is not set; no other thread may read or change the
+ * environment at that moment.
  *
  * Structs whose first field is `struct_size` grow at their end only. Set it to `sizeof` the struct
  * that you compiled with; fields beyond it are not touched. Options have a function that does so

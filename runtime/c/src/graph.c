@@ -18,7 +18,9 @@ static cff_status make_options(const cff__choice *choice, int32_t n_threads, con
   /* every graph has its own threads; left spinning after a run they slow the next graph */
   if (status == NULL)
     status = ort->AddSessionConfigEntry(options, "session.force_spinning_stop", "1");
-  /* weights in the arena would make it grow to the next power of two */
+  if (status == NULL)
+    status = ort->AddSessionConfigEntry(options, "session.use_env_allocators", "1");
+  /* weights stay as they are; in the arena they would lie between what comes and goes */
   if (status == NULL)
     status = ort->AddSessionConfigEntry(
         options, "session.use_device_allocator_for_initializers", "1");

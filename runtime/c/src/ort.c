@@ -44,7 +44,28 @@ static cff_status find_api(void) {
                    ORT_API_VERSION, version);
 }
 
+/* One arena for all graphs, which take turns, in steps no larger than needed: each would keep its
+ * own, twice as large as it must be. Where the program has such an arena already, that one serves. */
+static OrtStatus *share_arena(OrtEnv *env) {
+  static const char *const names[] = {"arena_extend_strategy", "initial_chunk_size_bytes"};
+  static const size_t values[] = {1, 1 << 16}; /* 1: as much as is asked for */
+  OrtMemoryInfo *memory = NULL;
+  OrtArenaCfg *config = NULL;
+  OrtStatus *status = api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory);
+  if (status == NULL) status = api->CreateArenaCfgV2(names, values, 2, &config);
+  if (status == NULL) {
+    OrtStatus *taken = api->CreateAndRegisterAllocator(env, memory, config);
+    if (taken != NULL) api->ReleaseStatus(taken);
+  }
+  if (config != NULL) api->ReleaseArenaCfg(config);
+  if (memory != NULL) api->ReleaseMemoryInfo(memory);
+  return status;
+}
+
 static cff_status make_env(void) {
+  /* ONNX Runtime 1.31 reports usage, by a thread that outlives its environment. This alone keeps it
+   * from starting; what the user has set stays. */
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
   if (api == NULL) {
     cff_status found = find_api();
     if (found != CFF_OK) return found;
@@ -53,12 +74,10 @@ static cff_status make_env(void) {
   OrtStatus *status =
       api->CreateEnvWithCustomLogger(cff__ort_log, NULL, ORT_LOGGING_LEVEL_ERROR, "cff", &env);
   cff_status done = cff__ort_check(status, "make", "an environment");
-  if (done != CFF_OK) return done;
-  /* nothing about use is sent anywhere; where it cannot be, there is nothing to stop */
-  status = api->DisableTelemetryEvents(env);
-  if (status != NULL) api->ReleaseStatus(status);
-  shared_env = env;
-  return CFF_OK;
+  if (done == CFF_OK) done = cff__ort_check(share_arena(env), "make", "an arena");
+  if (done == CFF_OK) shared_env = env;
+  else if (env != NULL) api->ReleaseEnv(env);
+  return done;
 }
 
 cff_status cff__ort_acquire(OrtEnv **env) {

@@ -5,6 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "banks.h"
 #include "cores.h"
@@ -175,6 +178,9 @@ cff_status cff_session_open(const cff_bundle *bundle, const cff_session_options 
   done = open_parts(opened, &chosen);
   if (done == CFF_OK) *session = opened;
   else cff_session_free(opened);
+#if defined(__GLIBC__)
+  malloc_trim(0); /* loading takes twice the weights for a moment, which the allocator would keep */
+#endif
   return done;
 }
 

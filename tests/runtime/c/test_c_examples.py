@@ -350,8 +350,6 @@ class Programs(NamedTuple):
             text=True,
             timeout=300,
             check=False,
-            # else a thread of ONNX Runtime 1.31 reads what its own end has freed, one run in three
-            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
         )
 
 

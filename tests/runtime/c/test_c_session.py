@@ -3,6 +3,7 @@
 import ctypes
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -665,3 +666,34 @@ def test_every_call_may_fail(
     assert counts["threads"] == ("2" if (what, provider) == ("open", "cpu") else "0")
     assert int(counts["memory"]) > 5
     assert int(counts["graphs"]) > 30
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_nothing_reports_usage(
+    c_build: Path, lite_bundle: Bundle, tmp_path: Path, given: str | None
+) -> None:
+    """In a process of its own, as this one has ONNX Runtime's Python package loaded."""
+    script = f"""
+import ctypes, os
+library = ctypes.CDLL({str(c_build / "libcff.so")!r})
+bundle, session = ctypes.c_void_p(), ctypes.c_void_p()
+assert library.cff_bundle_open({str(lite_bundle.path)!r}.encode(), None, ctypes.byref(bundle)) == 0
+options = (ctypes.c_uint32 * 8)()
+assert library.cff_session_options_init(options, 32) == 0
+options[1] = 1
+before = len(os.listdir("/proc/self/task"))
+assert library.cff_session_open(bundle, options, ctypes.byref(session)) == 0
+getenv = ctypes.CDLL(None).getenv
+getenv.restype = ctypes.c_char_p
+print(getenv(b"ORT_DISABLE_TELEMETRY").decode(), len(os.listdir("/proc/self/task")) - before)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    if given is not None:
+        environment["ORT_DISABLE_TELEMETRY"] = given
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    value, more_threads = done.stdout.split()
+    assert value == (given or "1")
+    if given is None:
+        assert int(more_threads) == 0  # one thread was asked for: the caller's
