@@ -280,7 +280,7 @@ def test_all_options(
     enroller, inspector = pair
     further = [draw_part(seed) for seed in range(20, 32)]
     defects = [draw_part(seed, defective=True) for seed in range(100, 106)]
-    wishes = {"max_false_reject": 0.3, "max_false_accept": 0.45, "confidence": 0.9}
+    wishes: dict[str, Any] = {"max_false_reject": 0.3, "max_false_accept": 0.45, "confidence": 0.9}
     expected = inspector.enroll(
         good_parts[:2], "ring", "bottle", 0.5, further=further, defects=defects, wishes=wishes
     )
@@ -400,7 +400,6 @@ def test_progress(
 ) -> None:
     told: list[tuple[int, int, int]] = []
 
-    @Progress
     def tell(user: int, n_done: int, n_images: int) -> int:
         told.append((user, n_done, n_images))
         return 0
@@ -409,7 +408,7 @@ def test_progress(
         good_parts[:2],
         further=[draw_part(9)],
         defects=[draw_part(100, defective=True)],
-        progress=tell,
+        progress=Progress(tell),
         user=77,
     )
     assert told == [(77, done, 12) for done in range(1, 13)]
@@ -442,7 +441,7 @@ def test_adding_and_removing(
     enroller, inspector = pair
     further = [draw_part(seed) for seed in range(20, 24)]
     defects = [draw_part(100, defective=True)]
-    wishes = {"max_false_accept": 0.9, "confidence": 0.8}
+    wishes: dict[str, Any] = {"max_false_accept": 0.9, "confidence": 0.8}
     theirs = inspector.enroll(
         good_parts[:2],
         "ring",
@@ -454,7 +453,7 @@ def test_adding_and_removing(
     ours = enroller.enroll(good_parts[:2], margin=0.4, defects=defects, max_bank=max_bank, **wishes)
     theirs.save(tmp_path / "theirs")
     from_c = enroller.save(ours, tmp_path / "ours")
-    images = {"further": further, "defects": defects}
+    images: dict[str, Any] = {"further": further, "defects": defects}
 
     expected = inspector.add_normals(theirs, good_parts[2:], **images)
     loaded = enroller.session.load(tmp_path / "theirs")
@@ -528,21 +527,18 @@ def test_adding_refuses(
     images = saved.reference_images.copy()
     images[1, 5, 7, 0] ^= 1
     replace(saved, reference_images=images).save(tmp_path / "damaged")
-    damaged = enroller.session.load(tmp_path / "damaged")
-    for change in (
-        lambda: enroller.add(damaged, good_parts[2:]),
-        lambda: enroller.remove(damaged, 0),
-    ):
-        with pytest.raises(error, match="`image 2` must have the hash") as caught:
-            change()
-        assert caught.value.status == c_status.PROFILE
-
     replace(saved, bundle_id="0" * 64).save(tmp_path / "other")
-    other = enroller.session.load(tmp_path / "other")
-    for change in (lambda: enroller.add(other, good_parts[2:]), lambda: enroller.remove(other, 0)):
-        with pytest.raises(error, match="belongs to bundle 000000000000") as caught:
-            change()
-        assert caught.value.status == c_status.MISMATCH
+    for name, sentence, status in (
+        ("damaged", "`image 2` must have the hash", c_status.PROFILE),
+        ("other", "belongs to bundle 000000000000", c_status.MISMATCH),
+    ):
+        handle = enroller.session.load(tmp_path / name)
+        with pytest.raises(error, match=sentence) as caught:
+            enroller.add(handle, good_parts[2:])
+        assert caught.value.status == status
+        with pytest.raises(error, match=sentence) as caught:
+            enroller.remove(handle, 0)
+        assert caught.value.status == status
 
 
 def test_adding_without_the_defects_of_a_wish(
@@ -613,7 +609,7 @@ def test_refuses_images(
 ) -> None:
     """Before anything is encoded, and saying which."""
     never = Progress(lambda *_: pytest.fail("an image was encoded"))
-    pictures = {"images": [good_parts[0]], "further": [], "defects": []}
+    pictures: dict[str, Any] = {"images": [good_parts[0]], "further": [], "defects": []}
     pictures[kind] = [good_parts[1], good_parts[2][:15]]
     references = pictures.pop("images")
     with pytest.raises(enroller.session.Error, match=rf"{kind}\[1\]: .*16 x 16") as caught:
