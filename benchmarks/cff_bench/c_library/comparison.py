@@ -267,5 +267,7 @@ def _memory_facts(
         "extra_mb": memory["libcff"]["peak"] - files_mb,
         "extra_at_most_mb": MAX_EXTRA_MB,
         "bundle": manifest.id,
+        "backbone": manifest.backbone["name"],
+        "input_px": [manifest.preprocessing.height, manifest.preprocessing.width],
         "n_references": profile.n_references,
     }
