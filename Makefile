@@ -8,7 +8,7 @@ DEMO_ARGUMENTS = $(if $(DATA),--data $(DATA)) $(if $(TRAIN),--train $(TRAIN)) \
 	$(if $(PRODUCT),--product $(PRODUCT))
 
 .PHONY: install demo engine test slow-test real-parts experiment peers-install peers-test check \
-	format clean
+	onnxruntime c c-test c-full-test c-fuzz format clean
 
 install: .venv/.installed
 
@@ -28,11 +28,32 @@ engine: build/demo/bundle/manifest.json
 build/demo/bundle/manifest.json: | install
 	$(BIN)/cff-bench demo --out build/demo $(DEMO_ARGUMENTS)
 
+# without ONNX Runtime's headers the tests of libcff are skipped, and say so
 test: install
+	-$(BIN)/python scripts/onnxruntime_for_c.py
 	$(BIN)/pytest -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 slow-test: install
 	$(BIN)/pytest -m slow
+
+# what libcff is built with: ONNX Runtime's headers, and the library of the Python package
+onnxruntime: install
+	$(BIN)/python scripts/onnxruntime_for_c.py
+
+c: onnxruntime
+	cmake -S runtime/c -B build/c -DCFF_BUILD_EXAMPLES=ON
+	cmake --build build/c --parallel
+
+# clean builds under gcc and clang, ABI, document, tests; c-full-test adds sanitizers and valgrind
+c-test: install
+	scripts/c_test
+
+c-full-test: install
+	scripts/c_test --full
+
+# ten minutes for each of libcff's entry points; needs clang
+c-fuzz: onnxruntime
+	scripts/c_fuzz 600
 
 real-parts: install
 	$(BIN)/cff-bench real-parts --out build/real-parts

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/experiment.md", "docs/profiles.md", "docs/thresholds.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/experiment.md",
+    "docs/libcff_build.md",
+    "docs/precision.md",
+    "docs/profiles.md",
+    "docs/thresholds.md",
+)
 EXPERIMENT = "docs/results/experiment.json"
 THRESHOLDS = "benchmarks/results/thresholds.json"
 
@@ -162,6 +169,33 @@ def precision_drift(report: dict[str, Any]) -> str:
         f"{min(points) / len(points):.2f} to {max(points) / len(points):.2f} of them. A score's "
         f"shift is a share of the way from a good part to the threshold.{how}\n\n"
         + _table(header, rows)
+    )
+
+
+def c_library(report: dict[str, Any]) -> str:
+    """libcff beside the Python runtime."""
+    environment, settings = report["environment"], report["settings"]
+    memory, endurance = report["memory"], report["endurance"]
+    rows = [
+        [
+            row["name"],
+            f"{row['libcff_p50_ms']:.2f}",
+            f"{row['python_p50_ms']:.2f}",
+            f"{row['p50_ratio']:.2f}",
+        ]
+        for row in report["rows"]
+    ]
+    return (
+        f"One inspection, {report['image']['width_px']} x {report['image']['height_px']} px to "
+        f"{memory['input_px'][1]} px, K = {memory['n_references']}, `{memory['backbone']}`, "
+        f"{environment['cpu_model']}, {settings['threads']} threads, medians of {settings['n']} "
+        f"each, in turns of {settings['per_turn']} in one run (`cff-bench c-library BUNDLE "
+        "--profile P --endurance 10000`, `c_library.json`). libcff takes at its peak "
+        f"{memory['libcff']['peak']:.0f} MB, Python {memory['python']['peak']:.0f}; graphs and "
+        f"memory bank are {memory['files_mb']:.0f} MB of it, what libcff needs beyond them is held "
+        f"to {memory['extra_at_most_mb']:.0f}. Over {endurance['n']} further inspections its "
+        f"memory grew by {endurance['growth']:.2%}.\n\n"
+        + _table(["ms", "libcff", "Python", "ratio"], rows)
     )
 
 
@@ -437,6 +471,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "table6": ("benchmarks/results/table6.json", table6),
     "precision_speed": ("benchmarks/results/precision_speed.json", precision_speed),
     "precision_drift": ("benchmarks/results/precision_drift.json", precision_drift),
+    "c_library": ("benchmarks/results/c_library.json", c_library),
     "thresholds_bounds": (THRESHOLDS, thresholds_bounds),
     "thresholds_left_out": (THRESHOLDS, thresholds_left_out),
     "thresholds_real": (THRESHOLDS, thresholds_real),

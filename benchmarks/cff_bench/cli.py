@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cff_bench.c_library.command import add_c_library_parser
 from cff_bench.environment import available_cores, package_version
 from cff_bench.search.command import add_search_parser
 from cff_bench.thresholds.command import add_thresholds_parser
@@ -99,7 +100,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cff-bench {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands = (_add_table6, _add_latency, _add_precision, _add_demo, _add_real_parts)
-    for add_command in (*commands, _add_experiment, add_search_parser, add_thresholds_parser):
+    further = (_add_experiment, add_search_parser, add_thresholds_parser, add_c_library_parser)
+    for add_command in (*commands, *further):
         add_command(subparsers)
     return parser
 

@@ -1,5 +1,6 @@
 #include "bundle.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,12 +59,13 @@ static cff_status choose_precision(cff_bundle *bundle, const char *precision) {
   bundle->variant = cff__manifest_variant(&bundle->manifest, precision);
   if (bundle->variant != NULL) return CFF_OK;
   char *known = join_lines(bundle->manifest.n_variants, get_precision, bundle);
-  for (char *at = known; at != NULL && *at != '\0'; at++)
+  if (known == NULL) return cff__no_memory("a text", 0);
+  for (char *at = known; *at != '\0'; at++)
     if (*at == '\n') *at = ' ';
   cff__fail(CFF_ERROR_USAGE,
             "`precision` must be one of this bundle's (%.200s), got %.40s; add it with `cff-export "
             "BUNDLE --precision %.40s`",
-            known == NULL ? "" : known, precision, precision);
+            known, precision, precision);
   free(known);
   return CFF_ERROR_USAGE;
 }
@@ -71,6 +73,7 @@ static cff_status choose_precision(cff_bundle *bundle, const char *precision) {
 static cff_status verify_path(const char *path, const char *root, const cff__file_entry *entry) {
   char hex[CFF__SHA256_HEX_SIZE];
   char *real = cff__real_path(path);
+  if (real == NULL && errno == ENOMEM) return cff__no_memory("a path", strlen(path));
   if (real == NULL)
     return cff__fail(FAIL, "`%.500s` must exist, the manifest names it; copy the bundle again",
                      path);
@@ -91,7 +94,9 @@ static cff_status verify_path(const char *path, const char *root, const cff__fil
 
 static cff_status verify_files(const cff_bundle *bundle) {
   char *root = cff__real_path(bundle->path);
-  if (root == NULL) return cff__fail(FAIL, "`%.500s` must be a folder", bundle->path);
+  if (root == NULL)
+    return errno == ENOMEM ? cff__no_memory("a path", strlen(bundle->path))
+                           : cff__fail(FAIL, "`%.500s` must be a folder", bundle->path);
   cff_status done = CFF_OK;
   for (size_t i = 0; i < bundle->manifest.n_files && done == CFF_OK; i++) {
     char *path = cff__join_path(bundle->path, bundle->manifest.files[i].name);

@@ -15,7 +15,7 @@ typedef struct parser {
   const char *name;
   cff_status status;
   cff__arena *arena;
-  int depth;
+  int depth, n_values;
 } parser;
 
 static cff_status parse_value(parser *p, cff__json *value);
@@ -47,17 +47,15 @@ static bool skip_digits(parser *p) {
 bool cff__parse_number(const char *text, size_t n_bytes, double *number) {
   char copy[MAX_NUMBER_BYTES + 8], point[8];
   if (n_bytes > MAX_NUMBER_BYTES) return false;
-  /* strtod wants the decimal point of the locale, which may be longer than a byte */
-  if (snprintf(point, sizeof point, "%.1f", 0.5) < 3) return false;
-  size_t n_point = strlen(point) - 2, n = 0;
-  for (size_t i = 0; i < n_bytes; i++) {
-    if (text[i] == '.') {
-      if (n > MAX_NUMBER_BYTES) return false;
-      memcpy(copy + n, point + 1, n_point);
-      n += n_point;
-    } else {
-      copy[n++] = text[i];
-    }
+  const char *dot = memchr(text, '.', n_bytes);
+  size_t n = dot == NULL ? n_bytes : (size_t)(dot - text);
+  memcpy(copy, text, n);
+  if (dot != NULL) { /* strtod wants the point of the locale, which may be longer than a byte */
+    if (snprintf(point, sizeof point, "%.1f", 0.5) < 3) return false;
+    size_t n_point = strlen(point) - 2, n_after = n_bytes - n - 1;
+    memcpy(copy + n, point + 1, n_point);
+    memcpy(copy + n + n_point, dot + 1, n_after);
+    n += n_point + n_after;
   }
   copy[n] = '\0';
   *number = strtod(copy, NULL);
@@ -96,9 +94,11 @@ static cff_status parse_number(parser *p, cff__json *value) {
   }
   size_t n_bytes = (size_t)(p->at - start);
   value->kind = CFF__JSON_NUMBER;
-  if (!cff__parse_number(start, n_bytes, &value->number))
-    return refuse(p, "a number is not finite or too long");
   value->is_integer = is_integer && parse_integer(start, n_bytes, &value->integer);
+  value->number = (double)value->integer; /* rounded as strtod does, and far quicker */
+  if (value->is_integer && value->integer != 0) return CFF_OK;
+  if (!cff__parse_number(start, n_bytes, &value->number)) /* knows -0 too */
+    return refuse(p, "a number is not finite or too long");
   return CFF_OK;
 }
 
@@ -148,8 +148,7 @@ static cff_status parse_text(parser *p, const char **text) {
   while (close < p->end && *close != '"') close += *close == '\\' && p->end - close > 1 ? 2 : 1;
   if (close >= p->end) return refuse(p, "a text without end");
   /* an escape is never shorter than what it means */
-  char *out = cff__arena_text(p->arena, "", 0);
-  if (close > p->at) out = cff__arena_alloc(p->arena, (size_t)(close - p->at) + 1, 1);
+  char *out = cff__arena_alloc(p->arena, (size_t)(close - p->at) + 1, 1);
   if (out == NULL) return cff__no_memory(p->name, (uint64_t)(close - p->at));
   *text = out;
   while (p->at < close) {
@@ -191,6 +190,7 @@ static cff_status parse_children(parser *p, cff__json *parent, char closing) {
   skip_space(p);
   if (accept(p, closing)) return CFF_OK;
   for (;;) {
+    if (++p->n_values >= CFF__JSON_MAX_VALUES) return refuse(p, "too many values");
     cff__json *child = cff__arena_alloc(p->arena, 1, sizeof *child);
     if (child == NULL) return cff__no_memory(p->name, sizeof *child);
     cff_status status = CFF_OK;
@@ -252,7 +252,7 @@ static cff_status parse_value(parser *p, cff__json *value) {
 
 cff_status cff__json_parse(const char *text, size_t n_bytes, const char *name, cff_status status,
                            cff__arena *arena, const cff__json **object) {
-  parser p = {text, text + n_bytes, text, name, status, arena, 0};
+  parser p = {text, text + n_bytes, text, name, status, arena, 0, 0};
   *object = NULL;
   if (!cff__utf8_is_valid(text, n_bytes))
     return cff__fail(status, "%s must be UTF-8 text, got other bytes", name);

@@ -1,7 +1,8 @@
 /* A strict JSON parser (RFC 8259).
  *
  * Stricter than Python's: no NaN, no key twice, no half of a surrogate pair, no NUL in a text, at
- * most CFF__JSON_MAX_DEPTH levels. Texts are therefore plain C strings in UTF-8.
+ * most CFF__JSON_MAX_DEPTH levels and CFF__JSON_MAX_VALUES values, which bound stack and memory.
+ * Texts are therefore plain C strings in UTF-8.
  */
 #ifndef CFF_JSON_H
 #define CFF_JSON_H
@@ -14,6 +15,7 @@
 #include "cff.h"
 
 #define CFF__JSON_MAX_DEPTH 64
+#define CFF__JSON_MAX_VALUES (1 << 20) /* of about 100 bytes each in memory */
 
 typedef enum cff__json_kind {
   CFF__JSON_NULL,

@@ -1,5 +1,6 @@
 #include "json_writer.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -129,22 +130,32 @@ static bool next_up(char *digits, int n) {
   return true;
 }
 
-/* Fewest digits, without point, that read back as `value`; returns the decimal exponent. */
-static int shortest_digits(double value, char digits[24], int *n_digits) {
+/* `n` digits, without point, that read back as `value`; false if there are none. */
+static bool round_to(double value, int n, char digits[24], int *exponent) {
   char text[CFF__DOUBLE_SIZE];
-  int exponent = 0;
-  for (int precision = 0; precision < 17; precision++) {
-    int n = 0;
-    snprintf(text, sizeof text, "%.*e", precision, value);
-    char *mark = strchr(text, 'e');
-    for (const char *at = text; at < mark; at++) /* a locale has its own decimal point */
-      if (*at >= '0' && *at <= '9') digits[n++] = *at;
-    exponent = atoi(mark + 1);
-    *n_digits = n;
-    if (reads_back(digits, n, exponent, value)) break;
-    /* above a power of two the next double is twice as far as below: the farther decimal may do */
-    if (precision < 16 && next_up(digits, n) && reads_back(digits, n, exponent, value)) break;
+  int n_written = 0, unused;
+  snprintf(text, sizeof text, "%.*e", n - 1, value);
+  char *mark = strchr(text, 'e');
+  for (const char *at = text; at < mark; at++) /* a locale has its own decimal point */
+    if (*at >= '0' && *at <= '9') digits[n_written++] = *at;
+  *exponent = atoi(mark + 1);
+  if (reads_back(digits, n, *exponent, value)) return true;
+  /* above a power of two the next double is twice as far as below: the farther decimal may do */
+  return frexp(value, &unused) == 0.5 && next_up(digits, n) &&
+         reads_back(digits, n, *exponent, value);
+}
+
+/* Fewest digits, without point, that read back as `value`; returns the decimal exponent. Halving,
+ * as what `n` digits can say, more can say too; 17 can say every double. */
+static int shortest_digits(double value, char digits[24], int *n_digits) {
+  int exponent, fewest = 1, most = 17;
+  while (fewest < most) {
+    int half = (fewest + most) / 2;
+    if (round_to(value, half, digits, &exponent)) most = half;
+    else fewest = half + 1;
   }
+  round_to(value, most, digits, &exponent);
+  *n_digits = most;
   return exponent;
 }
 

@@ -85,6 +85,8 @@ static cff_status parse_stage(const cff__json *entry, cff__stage *stage) {
   if (done == CFF_OK)
     done = cff__json_take_integer(entry, "width", 1, CFF__MAX_WIDTH, FAIL, &width);
   if (done != CFF_OK) return done;
+  if (strlen(stage->tap) > CFF__MAX_TAP_BYTES) /* hashed once for every precision */
+    return cff__fail(FAIL, "`stages.tap` must be at most %d bytes", CFF__MAX_TAP_BYTES);
   int64_t sides[2] = {0, 0};
   for (const cff__json *side = grid->first; side != NULL && grid->n_children == 2;
        side = side->next)
@@ -171,6 +173,9 @@ static cff_status parse_files(const cff__json *fields, cff__arena *arena, cff__m
     if (done == CFF_OK)
       done = cff__json_take_integer(entry, "n_bytes", 0, INT64_MAX, FAIL, &file->n_bytes);
     if (done != CFF_OK) return done;
+    if (strlen(file->sha256) != CFF__SHA256_HEX_SIZE - 1)
+      return cff__fail(FAIL, "`files.%.80s.sha256` must be 64 hex digits, got `%.80s`", entry->key,
+                       file->sha256);
   }
   if (manifest->n_files > 0)
     qsort(manifest->files, manifest->n_files, sizeof *manifest->files, compare_files);
@@ -182,6 +187,8 @@ static cff_status parse_variants(const cff__json *fields, cff__arena *arena,
   const cff__json *object = NULL;
   cff_status done = cff__json_take(fields, "variants", CFF__JSON_OBJECT, FAIL, &object);
   if (done != CFF_OK) return done;
+  if (object->n_children >= CFF__MAX_VARIANTS)
+    return cff__fail(FAIL, "`variants` must have fewer than %d entries", CFF__MAX_VARIANTS);
   size_t n_most = object->n_children + 1;
   manifest->variants = cff__arena_alloc(arena, n_most, sizeof *manifest->variants);
   if (manifest->variants == NULL)

@@ -14,6 +14,8 @@
 
 #define CFF__MANIFEST_SCHEMA 3
 #define CFF__MAX_STAGES 16
+#define CFF__MAX_VARIANTS 32
+#define CFF__MAX_TAP_BYTES 1000
 #define CFF__MAX_TOKENS (1 << 16)
 #define CFF__MAX_WIDTH (1 << 14)
 #define CFF__MAX_SIZE_PX 8192

@@ -1,10 +1,22 @@
+#define _POSIX_C_SOURCE 200809L
+
 #include "profile.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bundle.h"
 #include "status.h"
+
+uint64_t cff__next_serial(void) {
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  static uint64_t latest = 0;
+  pthread_mutex_lock(&lock);
+  const uint64_t serial = ++latest;
+  pthread_mutex_unlock(&lock);
+  return serial;
+}
 
 void cff_profile_free(cff_profile *profile) {
   if (profile == NULL) return;

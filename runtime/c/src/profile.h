@@ -43,6 +43,7 @@ typedef struct cff__threshold {
 
 /* Texts, lists and JSON live in the arena; matrices and images are from malloc. */
 struct cff_profile {
+  uint64_t serial; /* no other profile of this process has or had it */
   cff__arena arena;
   const char *product, *bundle_id, *text_name;
   cff__origin origin;
@@ -57,6 +58,20 @@ struct cff_profile {
   cff__matrix text;
   uint8_t *images; /* [K,H,W,3], from malloc */
 };
+
+/* Next number of this process, from 1; any number of threads may ask. */
+uint64_t cff__next_serial(void);
+
+/* Say what a new profile is made with: precision, encoder, preprocessing and id of a bundle. */
+cff_status cff__profile_set_origin(cff_profile *profile, const cff_bundle *bundle);
+
+/* Keep written JSON as a text in the arena; the writer is freed. */
+cff_status cff__profile_keep_json(cff__json_writer *out, cff__arena *arena, const char **kept);
+
+/* Add an entry to the history, which may be NULL yet.
+ * key, source: a field of its own, JSON. */
+cff_status cff__profile_record(cff_profile *profile, const char *action, const char *key,
+                               const char *source);
 
 /* Read the facts out of their JSON, but for what must fit the tensors. */
 cff_status cff__profile_parse_facts(const char *text, size_t n_bytes, cff_profile *profile);

@@ -137,6 +137,7 @@ cff_status cff_profile_load(const char *path, cff_profile **profile) {
   if (done == CFF_OK) done = read_profile(&file, loaded);
   cff__safetensors_close(&file);
   if (done == CFF_OK) {
+    loaded->serial = cff__next_serial();
     *profile = loaded;
     return CFF_OK;
   }

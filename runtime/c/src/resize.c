@@ -182,14 +182,27 @@ static bool resize(const uint8_t *pixels, size_t in_height, size_t in_width, siz
   return made;
 }
 
+static cff_status check_sides(size_t in_height, size_t in_width) {
+  if (side_fits(in_height) && side_fits(in_width)) {
+    return CFF_OK;
+  }
+  return cff__fail(CFF_ERROR_IMAGE, "image sides must be 1 to %llu px, got %llu x %llu",
+                   (unsigned long long)CFF__MAX_SIDE, (unsigned long long)in_width,
+                   (unsigned long long)in_height);
+}
+
 cff_status cff__resize_rgb(const uint8_t *pixels, size_t in_height, size_t in_width, size_t stride,
                            uint8_t *resized, size_t height, size_t width) {
   size_t bytes;
-  if (!side_fits(in_height) || !side_fits(in_width) || !side_fits(height) || !side_fits(width) ||
-      !cff__multiply(in_height, width * 3, &bytes)) {
-    return cff__fail(CFF_ERROR_IMAGE, "image sides must be 1 to %llu px, got %llu x %llu",
-                     (unsigned long long)CFF__MAX_SIDE, (unsigned long long)in_width,
-                     (unsigned long long)in_height);
+  cff_status status = check_sides(in_height, in_width);
+  if (status == CFF_OK) {
+    status = check_sides(height, width);
+  }
+  if (status != CFF_OK) {
+    return status;
+  }
+  if (!cff__multiply(in_height, width * 3, &bytes)) {
+    return cff__no_memory("resizing an image", SIZE_MAX);
   }
   if (!resize(pixels, in_height, in_width, stride, resized, height, width, bytes)) {
     return cff__no_memory("resizing an image", bytes);
@@ -198,11 +211,15 @@ cff_status cff__resize_rgb(const uint8_t *pixels, size_t in_height, size_t in_wi
 }
 
 cff_status cff__preprocess(const cff_image *image, uint8_t *resized, size_t height, size_t width) {
-  const cff_status status = cff__check_image(image);
+  cff_status status = cff__check_image(image);
   if (status != CFF_OK) {
     return status;
   }
   const size_t in_height = (size_t)image->height, in_width = (size_t)image->width;
+  status = check_sides(in_height, in_width); /* before it is copied */
+  if (status != CFF_OK) {
+    return status;
+  }
   if (image->format == CFF_PIXEL_RGB) {
     return cff__resize_rgb(image->pixels, in_height, in_width, image->stride, resized, height,
                            width);
@@ -216,8 +233,7 @@ cff_status cff__preprocess(const cff_image *image, uint8_t *resized, size_t heig
     return cff__no_memory("an image in RGB", (uint64_t)in_height * in_width * 3);
   }
   cff__to_rgb(image, rgb);
-  const cff_status resized_status =
-      cff__resize_rgb(rgb, in_height, in_width, row, resized, height, width);
+  status = cff__resize_rgb(rgb, in_height, in_width, row, resized, height, width);
   free(rgb);
-  return resized_status;
+  return status;
 }

@@ -3,7 +3,7 @@
 #include <string.h>
 
 /* section 4.2.2 */
-static const uint32_t K[64] = {
+const uint32_t cff__sha256_k[64] = {
     0x428a2f98u, 0x71374491u, 0xb5c0fbcfu, 0xe9b5dba5u, 0x3956c25bu, 0x59f111f1u, 0x923f82a4u,
     0xab1c5ed5u, 0xd807aa98u, 0x12835b01u, 0x243185beu, 0x550c7dc3u, 0x72be5d74u, 0x80deb1feu,
     0x9bdc06a7u, 0xc19bf174u, 0xe49b69c1u, 0xefbe4786u, 0x0fc19dc6u, 0x240ca1ccu, 0x2de92c6fu,
@@ -22,7 +22,7 @@ static uint32_t load(const uint8_t *bytes) {
 }
 
 /* section 6.2.2 */
-static void compress(uint32_t state[8], const uint8_t *block) {
+static void block_portable(uint32_t state[8], const uint8_t *block) {
   uint32_t w[64], v[8];
   for (int t = 0; t < 16; t++) w[t] = load(block + 4 * t);
   for (int t = 16; t < 64; t++) {
@@ -38,13 +38,46 @@ static void compress(uint32_t state[8], const uint8_t *block) {
       uint32_t a = v[(8 - i) & 7], b = v[(9 - i) & 7], c = v[(10 - i) & 7];
       uint32_t e = v[(12 - i) & 7], f = v[(13 - i) & 7], g = v[(14 - i) & 7];
       uint32_t t1 = v[(15 - i) & 7] + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) +
-                    ((e & f) ^ (~e & g)) + K[t + i] + w[t + i];
+                    ((e & f) ^ (~e & g)) + cff__sha256_k[t + i] + w[t + i];
       v[(11 - i) & 7] += t1;
       v[(15 - i) & 7] = t1 + (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) +
                         ((a & b) ^ (a & c) ^ (b & c));
     }
   }
   for (int i = 0; i < 8; i++) state[i] += v[i];
+}
+
+static void blocks_portable(uint32_t state[8], const uint8_t *data, size_t n_blocks) {
+  for (; n_blocks > 0; n_blocks--, data += 64) block_portable(state, data);
+}
+
+/* NULL where the compiler or the processor knows no such instructions. */
+static cff__sha256_blocks blocks_of(cff__sha256_way way) {
+  switch (way) {
+    case CFF__SHA256_X86: return cff__sha256_x86();
+    case CFF__SHA256_ARM: return cff__sha256_arm();
+    default: return blocks_portable;
+  }
+}
+
+/* Found out once, as asking the processor may take longer than hashing; by several threads at once
+ * if need be, which all find the same. */
+static cff__sha256_blocks chosen;
+
+bool cff__sha256_choose(cff__sha256_way way) {
+  cff__sha256_blocks blocks = blocks_of(way);
+  if (blocks != NULL) __atomic_store_n(&chosen, blocks, __ATOMIC_RELAXED);
+  return blocks != NULL;
+}
+
+static void compress(uint32_t state[8], const uint8_t *data, size_t n_blocks) {
+  cff__sha256_blocks blocks = __atomic_load_n(&chosen, __ATOMIC_RELAXED);
+  if (blocks == NULL) {
+    if (!cff__sha256_choose(CFF__SHA256_X86) && !cff__sha256_choose(CFF__SHA256_ARM))
+      cff__sha256_choose(CFF__SHA256_PORTABLE);
+    blocks = __atomic_load_n(&chosen, __ATOMIC_RELAXED);
+  }
+  blocks(state, data, n_blocks);
 }
 
 void cff__sha256_init(cff__sha256 *hash) {
@@ -62,12 +95,12 @@ void cff__sha256_update(cff__sha256 *hash, const void *data, size_t n_bytes) {
     size_t n = n_bytes < 64 - n_held ? n_bytes : 64 - n_held;
     if (n > 0) memcpy(hash->block + n_held, bytes, n);
     if (n_held + n < 64) return;
-    compress(hash->state, hash->block);
+    compress(hash->state, hash->block, 1);
     bytes += n;
     n_bytes -= n;
   }
-  for (; n_bytes >= 64; bytes += 64, n_bytes -= 64) compress(hash->state, bytes);
-  if (n_bytes > 0) memcpy(hash->block, bytes, n_bytes);
+  if (n_bytes >= 64) compress(hash->state, bytes, n_bytes / 64);
+  if (n_bytes % 64 > 0) memcpy(hash->block, bytes + n_bytes / 64 * 64, n_bytes % 64);
 }
 
 void cff__sha256_finish(cff__sha256 *hash, char hex[CFF__SHA256_HEX_SIZE]) {

@@ -1,6 +1,7 @@
 #include "status.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -27,12 +28,37 @@ const char *cff_status_str(cff_status status) {
   return number < sizeof names / sizeof *names ? names[number] : "unknown status";
 }
 
+/* Bytes of the character that may be shown; 0 for controls and for what is not UTF-8. */
+static size_t shown_bytes(const unsigned char *text) {
+  unsigned first = text[0], second;
+  size_t n = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+  if (n == 1) return first >= 0x20 && first != 0x7f;
+  for (size_t i = 1; i < n; i++)
+    if ((text[i] & 0xc0) != 0x80) return 0; /* the NUL too */
+  second = text[1];
+  /* longer forms than needed, controls, surrogates, above U+10FFFF */
+  bool wrong = first < 0xc2 || first > 0xf4 || (first == 0xc2 && second < 0xa0) ||
+               (first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) ||
+               (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f);
+  return wrong ? 0 : n;
+}
+
+/* A sentence may quote a hostile file, and be cut inside a character. */
+static void make_printable(char *text) {
+  while (*text != '\0') {
+    size_t n = shown_bytes((const unsigned char *)text);
+    if (n == 0) *text = '?';
+    text += n > 0 ? n : 1;
+  }
+}
+
 cff_status cff__fail(cff_status status, const char *format, ...) {
   char text[MAX_SENTENCE]; /* an argument may be the sentence itself */
   va_list arguments;
   va_start(arguments, format);
   if (vsnprintf(text, sizeof text, format, arguments) < 0) text[0] = '\0';
   va_end(arguments);
+  make_printable(text);
   memcpy(sentence, text, sizeof text);
   return status;
 }

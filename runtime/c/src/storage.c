@@ -24,9 +24,13 @@ cff_status cff__open_file(const char *path, cff_status status, FILE **file, uint
   *file = NULL;
   if (!cff__is_file(path)) /* opening a pipe could wait for ever */
     return cff__fail(status, "`%.500s` must be an existing file", path);
-  FILE *opened = fopen(path, "rb");
-  if (opened == NULL)
-    return cff__fail(status, "`%.500s` must be readable: %s", path, strerror(errno));
+  int handle = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* it may have become a pipe */
+  FILE *opened = handle < 0 ? NULL : fdopen(handle, "rb");
+  if (opened == NULL) {
+    cff_status done = cff__fail(status, "`%.500s` must be readable: %s", path, strerror(errno));
+    if (handle >= 0) close(handle);
+    return done;
+  }
   if (fstat(fileno(opened), &facts) != 0 || !S_ISREG(facts.st_mode)) {
     fclose(opened);
     return cff__fail(status, "`%.500s` must be a regular file", path);
@@ -82,7 +86,9 @@ cff_status cff__hash_file(const char *path, uint64_t n_bytes, cff_status status,
   }
   cff__sha256 hash;
   cff__sha256_init(&hash);
-  for (size_t n; (n = fread(block, 1, BLOCK_BYTES, file)) > 0;) cff__sha256_update(&hash, block, n);
+  uint64_t n_read = 0; /* a file that grows has another hash anyhow */
+  for (size_t n; n_read <= n_bytes && (n = fread(block, 1, BLOCK_BYTES, file)) > 0; n_read += n)
+    cff__sha256_update(&hash, block, n);
   cff__sha256_finish(&hash, hex);
   int failed = ferror(file);
   free(block);
@@ -104,24 +110,33 @@ char *cff__join_path(const char *folder, const char *name) {
 }
 
 static cff_status not_written(cff__new_file *out) {
-  cff_status status = cff__fail(CFF_ERROR_STORAGE,
-                                "`%.500s` could not be written: %s; free some space or choose "
-                                "another place, nothing was changed",
-                                out->path == NULL ? "file" : out->path, strerror(errno));
+  cff_status status =
+      errno == ENOMEM
+          ? cff__no_memory("writing a file", 0)
+          : cff__fail(CFF_ERROR_STORAGE,
+                      "`%.500s` could not be written: %s; free some space or choose another place, "
+                      "nothing was changed",
+                      out->path, strerror(errno));
   cff__new_file_drop(out);
   return status;
 }
 
-/* A name beside the path that no other file has; with the permissions of any new file. */
+/* A name beside the path that no other file has, and that is not too long where the path is not;
+ * with the permissions of any new file. */
 static int open_temporary(cff__new_file *out) {
-  static const char suffix[] = ".new-";
-  size_t n = strlen(out->path);
-  out->temporary = malloc(n + sizeof suffix + 24);
-  if (out->temporary == NULL) return -1;
+  const char *slash = strrchr(out->path, '/');
+  const char *name = slash == NULL ? out->path : slash + 1;
+  size_t n_folder = (size_t)(name - out->path), n_name = 40 + 40;
+  out->temporary = malloc(n_folder + n_name);
+  if (out->temporary == NULL) {
+    errno = ENOMEM;
+    return -1;
+  }
+  memcpy(out->temporary, out->path, n_folder);
   for (unsigned attempt = 0; attempt < 1000; attempt++) {
-    snprintf(out->temporary, n + sizeof suffix + 24, "%s%s%lx-%u", out->path, suffix,
+    snprintf(out->temporary + n_folder, n_name, ".%.40s.%lx-%u.tmp", name,
              (unsigned long)getpid() & 0xffffffffUL, attempt);
-    int handle = open(out->temporary, O_WRONLY | O_CREAT | O_EXCL, 0666);
+    int handle = open(out->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (handle >= 0 || errno != EEXIST) return handle;
   }
   return -1;
@@ -143,7 +158,9 @@ cff_status cff__new_file_open(cff__new_file *out, const char *path) {
   }
   out->file = fdopen(handle, "wb");
   if (out->file == NULL) {
+    int cause = errno;
     close(handle);
+    errno = cause;
     return not_written(out);
   }
   return CFF_OK;

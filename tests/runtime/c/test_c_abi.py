@@ -4,12 +4,14 @@ import ctypes
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 C_FOLDER = Path(__file__).parents[3] / "runtime" / "c"
 HEADER = C_FOLDER / "include" / "cff.h"
+SCRIPTS = C_FOLDER.parents[1] / "scripts"
 
 
 def _declared() -> set[str]:
@@ -17,17 +19,50 @@ def _declared() -> set[str]:
     return set(re.findall(r"^CFF_API\b[^;]*?\b(cff_\w+)\(", text, flags=re.MULTILINE))
 
 
-def test_exported_symbols_are_the_header(c_build: Path) -> None:
-    if shutil.which("nm") is None:
-        pytest.skip("nm is not installed")
-    listed = subprocess.run(
-        ["nm", "-D", "--defined-only", str(c_build / "libcff.so")],
+def test_library_and_header_keep_the_committed_abi(c_build: Path) -> None:
+    """Functions by `nm -D`; types, sizes, places and numbers by a program of the header."""
+    for tool in ("nm", "cc"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    done = _run_script(SCRIPTS / "c_abi.py", "--library", str(c_build / "libcff.so"))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("CFF_ERROR_BUFFER = 9", "CFF_ERROR_BUFFER = 10", "+enum cff_status CFF_ERROR_BUFFER 10"),
+        ("int32_t height;   /* px */", "int64_t height;   /* px */", "int64_t height"),
+        ("cff_profile_free(cff_profile *profile)", "cff_profile_free(void *profile)", "+function"),
+        ("#define CFF_ABI_VERSION 1", "#define CFF_ABI_VERSION 2", "+macro CFF_ABI_VERSION 2"),
+    ],
+)
+def test_a_changed_abi_is_an_error(old: str, new: str, said: str, tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("cc is not installed")
+    for name in ("runtime/c/include/cff.h", "runtime/c/abi/libcff.symbols"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        shutil.copy(C_FOLDER.parents[1] / name, tmp_path / name)
+    for name in ("c_abi.py", "c_header.py"):
+        (tmp_path / "scripts").mkdir(exist_ok=True)
+        shutil.copy(SCRIPTS / name, tmp_path / "scripts" / name)
+    header = tmp_path / "runtime/c/include/cff.h"
+    assert old in header.read_text()
+    header.write_text(header.read_text().replace(old, new, 1))
+    done = _run_script(tmp_path / "scripts" / "c_abi.py")
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _run_script(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(path), "--check", *arguments],
         capture_output=True,
         text=True,
-        check=True,
-    ).stdout.splitlines()
-    symbols = {line.split()[-1].split("@")[0] for line in listed if " A " not in line}
-    assert symbols == _declared()
+        timeout=120,
+        check=False,
+    )
 
 
 def test_export_map_is_the_header() -> None:
@@ -68,8 +103,10 @@ def test_example_of_the_header_compiles(tmp_path: Path) -> None:
     example = re.findall(r"^ \*     (.*)$", HEADER.read_text(), flags=re.MULTILINE)
     body = "\n".join(example)
     source = tmp_path / "a.c"
+    image = "const uint8_t *pixels, int32_t width, int32_t height, size_t stride"
     source.write_text(
-        f'#include <stdio.h>\n#include "cff.h"\nint main(void) {{\n{body}\nreturn 0;\n}}\n'
+        f'#include <stdio.h>\n#include "cff.h"\nvoid example({image});\n'
+        f"void example({image}) {{\n{body}\n}}\n"
     )
     command = ["cc", "-std=c99", "-Wall", "-Wpedantic", "-Werror", "-fsyntax-only"]
     subprocess.run([*command, f"-I{HEADER.parent}", str(source)], check=True, timeout=60)

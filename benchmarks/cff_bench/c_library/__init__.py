@@ -1,0 +1,1 @@
+"""libcff beside the Python runtime: time, memory, and whether memory stays flat."""
