@@ -95,6 +95,7 @@ class WatchConfig:
     check_ms: int = _option(200, "pause between looks at bundle and profiles", (10, 60_000))
     stuck_ms: int = _option(800, "an inspection that takes longer is a fault", (50, 600_000))
     stop_ms: int = _option(5000, "time to finish the inspection in work at the end", (0, 600_000))
+    drift: bool = _option(True, "watch scores, features and pictures for slow changes")
     metrics_port: int = _option(0, "port of the Prometheus metrics, 0 for none", (0, 65_535))
     metrics_address: str = _option("127.0.0.1", "address of the metrics; others can reach others")
     sources: tuple[SourceConfig, ...] = ()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from cff_runtime.drift import drift_observers
 from cff_runtime.errors import CffError, UsageError
 from cff_runtime.storage import atomic_write
 from cff_runtime.watch.camera import CameraSource, OpenCapture, open_capture
@@ -273,7 +274,10 @@ def watch(config: WatchConfig) -> int:
         If it cannot start.
     """
     started = time.monotonic()
-    service = Watch(config)
+    observers: list[ObserverFactory] = []
+    if config.drift:
+        observers.append(drift_observers(config.records))
+    service = Watch(config, observers=observers)
     log.info("ready after %.1f s", time.monotonic() - started)
     return service.run()
 

@@ -206,12 +206,15 @@ class Worker:
             except Exception as error:  # what only looks on must not stop the line
                 log.exception("%s", lane.name)
                 texts.append(f"the condition could not be measured: {error!r}")
+        observed: list[str] = []
         for observer in lane.observers:
             try:
-                texts += observer(hand.frame, result)
+                observed += observer(hand.frame, result)
             except Exception as error:
                 log.exception("%s", lane.name)
-                texts.append(f"an observer failed: {error!r}")
+                observed.append(f"an observer failed: {error!r}")
+        lane.output.note("observed", "; ".join(observed) or None)
+        texts += observed
         return {name: round(value, 4) for name, value in measured.items()}, texts
 
     def _begin_to_observe(self, lane: Lane, judge: Judge) -> None:

@@ -317,6 +317,7 @@ def test_observers_see_frames_and_cannot_hurt(station: Any, png: Callable[..., b
         station.wait_lines(len(seen) + 1 if name == "a.png" else 2)
     first, second = station.lines()
     assert first["warnings"] == ["drifts"]
+    assert any("observer failed" in text for text in station.state()["warnings"])
     assert "observer failed" in second["warnings"][0] and second["verdict"] == "pass"
     assert seen == [("line", "disc", "a.png", "pass"), ("line", "disc", "b.png", "pass")]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cff_runtime.watch import service as service_module
 from cff_runtime.watch.config import make_config
 from cff_runtime.watch.records import read_records
 from cff_runtime.watch.service import Watch
@@ -101,3 +102,22 @@ def test_one_source_on_hold(
         _fill(three.base / name, 5, png)
     until(lambda: len(three.records("right")) == 5)
     assert three.records("left") == []
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_drift_is_watched_unless_told_otherwise(
+    wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+    seen: list[Any] = []
+
+    def watch_of(config: Any, observers: Any) -> Any:
+        seen.extend(observers)
+        return SimpleNamespace(run=lambda: 0)
+
+    monkeypatch.setattr(service_module, "Watch", watch_of)
+    monkeypatch.setattr(service_module, "drift_observers", folders.append)
+    watched = {"bundle": "b", "records": "r", "drift": wanted}
+    config = make_config(watched, [{"profile": "p", "folder": "f"}], tmp_path)
+    assert service_module.watch(config) == 0
+    assert folders == ([tmp_path / "r"] if wanted else []) and len(seen) == wanted
