@@ -26,6 +26,7 @@ INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
 _EXTRAS = {
     "onnx": "cff-edge[export]",
     "onnxruntime": "cff-edge[bench]",
+    "packaging": "cff-edge[bench]",
     "skimage": "cff-edge[bench]",
     "torch": "cff-edge[train]",
     "torchvision": "cff-edge[train]",
@@ -99,8 +100,14 @@ def _build_parser() -> argparse.ArgumentParser:
     version = package_version("cff-edge") or "unknown"
     parser.add_argument("--version", action="version", version=f"cff-bench {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands = (_add_table6, _add_latency, _add_precision, _add_demo, _add_real_parts)
-    further = (_add_experiment, add_search_parser, add_thresholds_parser, add_c_library_parser)
+    commands = (_add_table6, _add_latency, _add_footprint, _add_precision, _add_demo)
+    further = (
+        _add_real_parts,
+        _add_experiment,
+        add_search_parser,
+        add_thresholds_parser,
+        add_c_library_parser,
+    )
     for add_command in (*commands, *further):
         add_command(subparsers)
     return parser
@@ -165,6 +172,23 @@ def _run_latency(args: argparse.Namespace) -> int:
     print(format_latency(report))
     write_json(args.json, report)
     return 0
+
+
+def _add_footprint(subparsers: Any) -> None:
+    parser = subparsers.add_parser("footprint", help="import time and installed size of the box")
+    parser.add_argument("-n", type=_positive, default=11, help="imports (default: 11)")
+    parser.add_argument("--json", type=Path, metavar="F", help="also write the report as JSON")
+    parser.add_argument("--check", action="store_true", help="exit code 1 beyond the limits")
+    parser.set_defaults(run=_run_footprint)
+
+
+def _run_footprint(args: argparse.Namespace) -> int:
+    from cff_bench.footprint import format_footprint, run_footprint, too_large
+
+    report = run_footprint(args.n)
+    print(format_footprint(report))
+    write_json(args.json, report)
+    return 1 if args.check and too_large(report) else 0
 
 
 def _add_precision(subparsers: Any) -> None:
