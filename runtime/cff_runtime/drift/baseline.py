@@ -5,7 +5,7 @@ spread of 4 numbers is off by a factor of two; `docs/drift.md` has what that doe
 until `N_LEARN` have passed are the baseline. Those that do not pass belong to it, but for their
 scores: a profile that rejects a third of the good parts would else learn from the two thirds that
 lie nearest to its references, and the others would be a drift. A value farther from the median than
-5 times 1.4826 median absolute deviations is left out, so that a black picture, or a hand, is not.
+10 times 1.4826 median absolute deviations is left out: a black picture, or a hand.
 
 The references say whether the first pictures were taken as they were: per stage, the mean distance
 may be at most `START_MARGIN` above the largest distance of a reference to the others.
@@ -26,7 +26,7 @@ from cff_runtime.product_check import reference_distances
 N_LEARN = 50
 MOST_KEPT = 4  # times N_LEARN: pictures that are learnt from where few pass, the latest ones
 START_MARGIN = 1.2  # of logarithms: 3.3 times the cosine distance
-_FAR = 5 * 1.4826
+_FAR = 10 * 1.4826
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """The sequential rule: Page's cumulative sum, one per signal and direction.
 
     z_t = (x_t - mean) / spread, cut to at most 4                      of the learnt baseline
-    S_t = max(0, S_{t-1} + z_t - k),   k = 1.75                        alarm where S_t >= h = 25
+    S_t = max(0, S_{t-1} + z_t - k),   k = 2                           alarm where S_t >= h = 20
 
 after Page (1954), "Continuous inspection schemes", Biometrika 41; the same with -z for falling
 signals. k is a dead zone: lines wander a little, and a baseline learnt from few parts is off by a
 little; a mean that moves by less than k spreads never adds up. A lasting move by m spreads needs
-h / (m - k) pictures. Cutting at 4 makes a strange picture worth 2.25 at most, so that 12 in a row
+h / (m - k) pictures. Cutting at 4 makes a strange picture worth 2 at most, so that 10 in a row
 are the fewest that alarm. The sum began where it was last 0, which is the estimate of since when.
 How k, h and the cut were chosen stands in `docs/drift.md`.
 """
@@ -18,8 +18,8 @@ from typing import Any
 from cff_runtime.errors import StorageError
 from cff_runtime.jsonfields import take
 
-DEAD_ZONE, LIMIT, LARGEST_Z = 1.75, 25.0, 4.0
-_CAP = LIMIT + 10.0  # so that an alarm ends some 20 usual pictures after its cause
+DEAD_ZONE, LIMIT, LARGEST_Z = 2.0, 20.0, 4.0
+_CAP = LIMIT + 10.0  # so that an alarm ends some 15 usual pictures after its cause
 
 
 @dataclass
