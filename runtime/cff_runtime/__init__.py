@@ -8,12 +8,17 @@ of the exported features of stage s (C, or less where the rank fold applies); K 
 M_s = K * N_s rows of the memory bank of stage s.
 
 Importing this package loads neither PyTorch nor ONNX Runtime; a backend is imported when it is
-opened.
+opened. ONNX Runtime 1.31 starts a thread that reports usage unless ``ORT_DISABLE_TELEMETRY`` is set
+before its import; it is set here where it is not set.
 """
+
+import os
 
 from cff_runtime.bundle import Bundle
 from cff_runtime.inspector import Inspector
 from cff_runtime.profile import Profile
 from cff_runtime.result import Region, Result
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Bundle", "Inspector", "Profile", "Region", "Result"]

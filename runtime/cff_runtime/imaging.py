@@ -17,7 +17,7 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cff_runtime.errors import ImageError, UsageError
 from cff_runtime.storage import open_regular
@@ -101,6 +101,10 @@ def _decode(file: IO[bytes], name: str, max_pixels: int) -> NDArray[np.uint8]:
                 )
             image.load()
             rgb = _to_rgb(image, name)
+    except UnidentifiedImageError as error:  # its text is an address in memory
+        raise ImageError(
+            f"`{name}` must be a readable PNG, JPEG, BMP or TIFF image, its first bytes are of none"
+        ) from error
     except (
         OSError,
         SyntaxError,

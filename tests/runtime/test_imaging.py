@@ -296,3 +296,14 @@ def test_nothing_to_list_is_a_wrong_call(kind: str, tmp_path: Path) -> None:
         list_images([path])
 
     assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_no_image_has_the_same_error_every_time(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_bytes(b"this is a text, not an image")
+    said = []
+    for _ in range(2):
+        with pytest.raises(ImageError, match="its first bytes are of none") as error:
+            load_image(tmp_path / "text.png")
+        said.append(str(error.value))
+    assert said[0] == said[1]
+    assert "0x" not in said[0]

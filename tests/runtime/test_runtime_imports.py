@@ -52,6 +52,20 @@ def test_importing_the_package_loads_nothing_heavy(run_python: RunPython) -> Non
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_nothing_reports_usage(run_python: RunPython) -> None:
+    """ONNX Runtime would start a thread for it when it is imported."""
+    count = "len(os.listdir('/proc/self/task'))"
+    code = (
+        "import os\nos.environ.pop('ORT_DISABLE_TELEMETRY', None)\n"
+        f"import numpy, cff_runtime\nbefore = {count}\nimport onnxruntime\n"
+        f"print(os.environ['ORT_DISABLE_TELEMETRY'], {count} - before)"
+    )
+
+    done = run_python(code)
+
+    assert done.stdout.split() == ["1", "0"], done.stderr
+
+
 def test_every_module_imports_without_the_training_packages(run_python: RunPython) -> None:
     names = [m.name for m in pkgutil.walk_packages(cff_runtime.__path__, "cff_runtime.")]
     assert len(names) >= 18

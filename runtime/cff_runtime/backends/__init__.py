@@ -88,8 +88,8 @@ def _load(name: str) -> Any:
 __all__ = [
     "BACKENDS",
     "BACKEND_HELP",
-    "DEFAULT_BACKEND",
     "Backend",
+    "DEFAULT_BACKEND",
     "Encoding",
     "backend_options",
     "open_backend",
