@@ -88,8 +88,8 @@ def _load(name: str) -> Any:
 __all__ = [
     "BACKENDS",
     "BACKEND_HELP",
-    "Backend",
     "DEFAULT_BACKEND",
+    "Backend",
     "Encoding",
     "backend_options",
     "open_backend",
