@@ -144,22 +144,37 @@ def test_an_alarm_comes_once_ends_with_its_cause_and_may_come_again() -> None:
     assert len(list(drift(monitor, rng, 60, s1=6.0))) == 1
 
 
-def test_the_counter_is_pages_sum() -> None:
-    rng = np.random.default_rng(3)
-    z = rng.normal(1.5, 2.0, 400)
-    counter, by_hand, alarmed = Counter(), 0.0, False
+@pytest.mark.parametrize(("mean", "spread"), [(2.2, 2.0), (5.0, 6.0), (0.0, 1.0)])
+def test_the_counter_is_pages_sum(mean: float, spread: float) -> None:
+    z = np.random.default_rng(3).normal(mean, spread, 400)
+    counter, sums, shares, alarmed, n_alarms = Counter(), 0.0, 0.0, False, 0
 
     for n, value in enumerate(z):
-        by_hand = max(0.0, by_hand + min(value, LARGEST_Z) - DEAD_ZONE)
-        by_hand = min(by_hand, LIMIT + 10.0)
+        sums = min(max(0.0, sums + min(value, LARGEST_Z) - DEAD_ZONE), LIMIT + 10.0)
+        shares = min(max(0.0, shares + (1.0 if value > 6.0 else -0.5)), 15.0)
         said = counter.add(float(value), str(n))
-        alarmed = by_hand > 0 and (alarmed or by_hand >= LIMIT)
-        assert counter.value == pytest.approx(by_hand) and counter.alarmed == alarmed
-        assert not said or alarmed
+        over = sums >= LIMIT or shares >= 10.0
+        assert said == (over and not alarmed)
+        n_alarms += said
+        alarmed = (alarmed or over) and (sums > 0.0 or shares > 0.0)
+        assert (counter.value, counter.strange) == pytest.approx((sums, shares))
+        assert counter.alarmed == alarmed
         if counter.n:
             started = int(counter.since or 0)
             assert counter.n == n - started + 1
             assert counter.mean_z == pytest.approx(z[started : n + 1].mean())
+    assert (n_alarms > 0) == (mean > 0.0)
+
+
+def test_a_mixture_of_which_half_is_strange_is_told_and_a_fifth_is_not() -> None:
+    monitor, rng = learnt()
+    for n in range(600):
+        strange = {"s1": 12.0} if n % 5 == 0 else {}
+        assert monitor.observe_record(record(rng, **strange), clock(n)) is None
+
+    mixed = (record(rng, **({"s1": 12.0} if n % 2 else {})) for n in range(60))
+    said = [n for n, one in enumerate(mixed, 1) if monitor.observe_record(one, clock(n))]
+    assert len(said) == 1 and 20 <= said[0] <= 45
 
 
 def test_usual_is_mean_and_standard_deviation_until_enough_have_passed() -> None:
@@ -325,3 +340,11 @@ def test_a_damaged_state_is_refused_and_nothing_is_taken_over(damage: Any, tmp_p
 def test_too_few_pictures_to_learn_from_are_refused() -> None:
     with pytest.raises(UsageError, match="20 or more, got 19"):
         DriftMonitor("profile", n_learn=19)
+
+
+def test_another_material_is_not_called_a_moved_camera() -> None:
+    monitor, rng = learnt()
+
+    _, alarm = next(drift(monitor, rng, 50, s1=9.0, x=2.6))
+
+    assert alarm.signal == "stage 1" and "another material, supplier" in alarm.text

@@ -5,7 +5,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cff_runtime.drift.counter import DEAD_ZONE, LARGEST_Z, LIMIT
+from cff_runtime.drift.counter import (
+    DEAD_ZONE,
+    LARGEST_Z,
+    LIMIT,
+    STRANGE_LIMIT,
+    STRANGE_Z,
+    USUAL_STEP,
+)
 
 N_SIGNALS = 9
 LAWS = ("normal", "Laplace", "Student t, 3 degrees", "log-normal")
@@ -25,13 +32,15 @@ def alarmed_share(law: str, n_runs: int, n_learn: int, n_pictures: int) -> float
     shape = (n_runs, N_SIGNALS)
     learnt = np.stack([_draw(generator, law, shape) for _ in range(n_learn)])
     mean, spread = learnt.mean(axis=0), learnt.std(axis=0, ddof=1)
-    up, down = np.zeros(shape), np.zeros(shape)
+    both = (2, *shape)
+    sums, strange = np.zeros(both), np.zeros(both)
     alarmed = np.zeros(n_runs, bool)
     for _ in range(n_pictures):
         z = (_draw(generator, law, shape) - mean) / spread
-        up = np.maximum(0.0, up + np.minimum(z, LARGEST_Z) - DEAD_ZONE)
-        down = np.maximum(0.0, down + np.minimum(-z, LARGEST_Z) - DEAD_ZONE)
-        alarmed |= (np.maximum(up, down) >= LIMIT).any(axis=1)
+        ways = np.stack((z, -z))
+        sums = np.maximum(0.0, sums + np.minimum(ways, LARGEST_Z) - DEAD_ZONE)
+        strange = np.maximum(0.0, strange + np.where(ways > STRANGE_Z, 1.0, -USUAL_STEP))
+        alarmed |= ((sums >= LIMIT) | (strange >= STRANGE_LIMIT)).any(axis=(0, 2))
     return float(alarmed.mean())
 
 

@@ -99,7 +99,7 @@ def sentence(alarm: Alarm) -> str:
     return (
         f"{what} since {_clock(alarm.since, alarm.at)} ({alarm.n_pictures} pictures): "
         f"{shown(alarm.signal, alarm.mean)}, usual is {was}, off by {abs(alarm.spreads):.1f} usual "
-        f"spreads; {_cause({alarm.signal: alarm.spreads, **alarm.moved})}"
+        f"spreads; {_cause(alarm)}"
     )
 
 
@@ -118,14 +118,14 @@ def _what(signal: str, direction: Direction) -> str:
     }[signal]
 
 
-def _cause(moved: Mapping[str, float]) -> str:
+def _cause(alarm: Alarm) -> str:
     """Say what such a change looks like; the plainest of the signals that moved decides."""
-    off = {name: value for name, value in moved.items() if abs(value) >= ALSO} or moved
+    off = {alarm.signal: alarm.spreads, **alarm.moved}
     if abs(off.get(BRIGHTNESS, 0.0)) > 0.0:
         return "light or exposure looks like this; is the light as it was?"
     if off.get(SHARPNESS, 0.0) < 0.0:
         return "blur looks like this; is the lens clean and in focus?"
-    if ACROSS in off or DOWN in off:
+    if alarm.signal in (ACROSS, DOWN):  # beside others it may be chance: it varies on textures
         return "a moved camera or fixture looks like this"
     if off.get(SHARPNESS, 0.0) > 0.0:
         return "another material or surface, or another focus, looks like this"

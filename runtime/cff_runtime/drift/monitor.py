@@ -1,7 +1,7 @@
 """The monitor: learns what is usual, then says when a signal has moved. One per source and profile.
 
-Constant memory and time: a mean and two cumulative sums per signal, and while it learns the values
-of some pictures.
+Constant memory and time: a mean and four cumulative sums per signal, and while it learns the
+values of some pictures.
 """
 
 import json
