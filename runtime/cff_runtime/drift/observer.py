@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cff_runtime.drift.monitor import DriftMonitor
+from cff_runtime.drift.signals import plainness
 from cff_runtime.errors import StorageError
 from cff_runtime.profile import Profile
 from cff_runtime.result import Result
@@ -42,7 +43,7 @@ def drift_observers(
 ) -> Callable[[str, Judging], Callable[[Taken, Result], Iterable[str]]]:
     """Return a factory of observers, as ``cff-run watch`` takes them.
 
-    An observer returns the sentences of all alarms that last. It keeps its state in
+    An observer returns the sentences of all alarms that last, the plainest signal first. It keeps its state in
     ``drift-SOURCE.json`` of a folder and resumes it, after a restart too; another profile begins
     anew. Nothing here stops a line: what cannot be read is learnt again, what cannot be written
     is tried again later, and both are logged.
@@ -65,7 +66,8 @@ def drift_observers(
                     monitor.save(path)
                 except StorageError as error:
                     log.warning("%s: %s", source, error)
-            lasting = [one.text for one in monitor.active.values()]
+            plainest_first = sorted(monitor.active.values(), key=lambda one: -plainness(one.signal))
+            lasting = [one.text for one in plainest_first]
             return lasting if alarm is None or alarm.text in lasting else [alarm.text, *lasting]
 
         return observe
