@@ -43,10 +43,10 @@ def drift_observers(
 ) -> Callable[[str, Judging], Callable[[Taken, Result], Iterable[str]]]:
     """Return a factory of observers, as ``cff-run watch`` takes them.
 
-    An observer returns the sentences of all alarms that last, the plainest signal first. It keeps its state in
-    ``drift-SOURCE.json`` of a folder and resumes it, after a restart too; another profile begins
-    anew. Nothing here stops a line: what cannot be read is learnt again, what cannot be written
-    is tried again later, and both are logged.
+    An observer returns the sentences of all alarms that last, the plainest signal first. It keeps
+    its state in ``drift-SOURCE.json`` of a folder and resumes it, after a restart too; another
+    profile begins anew. Nothing here stops a line: what cannot be read is learnt again, what cannot
+    be written is tried again later, and both are logged.
     """
 
     def observer_of(source: str, judge: Judging) -> Callable[[Taken, Result], Iterable[str]]:
