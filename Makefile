@@ -7,7 +7,7 @@ BIN := .venv/bin
 DEMO_ARGUMENTS = $(if $(DATA),--data $(DATA)) $(if $(TRAIN),--train $(TRAIN)) \
 	$(if $(PRODUCT),--product $(PRODUCT))
 
-.PHONY: install demo engine test slow-test real-parts experiment peers-install peers-test check \
+.PHONY: install demo engine gpu-evidence test slow-test real-parts experiment peers-install peers-test check \
 	onnxruntime c c-test c-full-test c-fuzz format clean
 
 install: .venv/.installed
@@ -24,6 +24,10 @@ demo: install
 engine: build/demo/bundle/manifest.json
 	$(BIN)/cff-run engine build/demo/bundle --flavour tensorrt-rtx --compute-capability 8.6,8.9
 	$(BIN)/cff-run engine build/demo/bundle --flavour tensorrt-rtx --compute-capability 8.6,8.9 --check
+
+# everything that needs a GPU: tests, engines, gate, times; writes a file to commit
+gpu-evidence: build/demo/bundle/manifest.json
+	$(BIN)/python scripts/gpu_evidence.py
 
 build/demo/bundle/manifest.json: | install
 	$(BIN)/cff-bench demo --out build/demo $(DEMO_ARGUMENTS)

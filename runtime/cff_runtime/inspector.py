@@ -26,7 +26,7 @@ from cff_runtime.profile_history import now_utc, record
 from cff_runtime.references import Reference, ReferenceImage, find_reference, pixels_sha256
 from cff_runtime.regions import find_regions
 from cff_runtime.result import Result
-from cff_runtime.thresholds import DEFAULT_MARGIN
+from cff_runtime.thresholds import DEFAULT_MARGIN, MAX_MARGIN
 
 DEFAULT_TEXT_NAME = "object"
 
@@ -120,8 +120,8 @@ class Inspector:
         _require_images(images)
         if not product.strip():
             raise UsageError("`product` must be a name, got an empty one")
-        if not 0 <= margin < float("inf"):  # NaN fails too
-            raise UsageError(f"`margin` must be 0 or more and finite, got {margin}")
+        if not 0 <= margin <= MAX_MARGIN:  # NaN fails too
+            raise UsageError(f"`margin` must be 0 to {MAX_MARGIN:g}, got {margin}")
         if text_name is None:
             known = self.bundle.manifest.text.names
             text_name = product if product in known else DEFAULT_TEXT_NAME

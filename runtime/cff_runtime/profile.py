@@ -25,7 +25,7 @@ from cff_runtime.manifest import MAX_STAGES, Manifest
 from cff_runtime.origin import Origin
 from cff_runtime.references import Reference
 from cff_runtime.storage import atomic_write, open_regular
-from cff_runtime.thresholds import Threshold
+from cff_runtime.thresholds import MAX_THRESHOLD, Threshold
 from cff_runtime.trust.policy import keys_for
 from cff_runtime.trust.profile_content import profile_content
 from cff_runtime.trust.signature import PROFILE_PURPOSE, require_signature
@@ -35,7 +35,6 @@ METADATA_KEY = "cff_profile"
 SIGNATURE_KEY = "cff_signature"
 MAX_BANK_BYTES = 1 << 34
 MAX_HEADER_BYTES = 1 << 24  # facts of 65536 references take 13 MB
-MAX_THRESHOLD = 1e6  # no score comes near: a stage adds at most log(201), the text map its weight
 _UNIT_TOLERANCE = 1e-3
 
 

@@ -213,7 +213,7 @@ def test_progress_counts_references_and_augmentations(
 def test_a_margin_must_be_a_finite_share(
     margin: float, lite_inspector: Inspector, good_parts: Images
 ) -> None:
-    with pytest.raises(UsageError, match="`margin` must be 0 or more"):
+    with pytest.raises(UsageError, match="`margin` must be 0 to 100"):
         lite_inspector.enroll(good_parts, "ring", margin=margin)
 
 

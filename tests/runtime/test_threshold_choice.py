@@ -280,8 +280,8 @@ def test_the_band_stays_where_it_was_if_it_can() -> None:
     ("options", "said"),
     [
         ({}, "must be given"),
-        ({"reject": float("nan")}, "`reject` must be a finite"),
-        ({"review": float("-inf")}, "`review` must be a finite"),
+        ({"reject": float("nan")}, "`reject` must be a score of at most"),
+        ({"review": float("-inf")}, "`review` must be a score of at most"),
         ({"review": 99.0}, "give `--reject` as well"),
         ({"reject": 1.0, "confidence": 2.0}, "`confidence`"),
     ],
@@ -289,3 +289,10 @@ def test_the_band_stays_where_it_was_if_it_can() -> None:
 def test_wrong_moves_are_refused(options: dict[str, float], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         move_threshold(choose(), **options)
+
+
+@pytest.mark.parametrize("score", [1e7, -1e7, float("nan"), float("inf")])
+def test_a_threshold_that_no_score_reaches_cannot_be_set(score: float) -> None:
+    threshold = choose_threshold([1.0, 1.2], [1.0, 1.2], 1)
+    with pytest.raises(UsageError, match="`reject` must be a score of at most 1000000"):
+        move_threshold(threshold, reject=score)

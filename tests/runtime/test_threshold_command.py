@@ -125,8 +125,8 @@ def test_an_image_counts_once(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--review", 1e9), "give `--reject` as well"),
-        (("--reject", "nan"), "finite"),
+        (("--review", 1e5), "give `--reject` as well"),
+        (("--reject", "nan"), "a score of at most 1000000"),
         (("--reject", 1, "--max-false-reject", "1%"), "without wishes"),
         (("--good", "x"), "`--bundle`"),
         (("--confidence", "90%"), "something to choose"),

@@ -190,9 +190,10 @@ static cff_status require_share(const char *name, double share) {
 cff_status cff__check_wishes(double margin, double max_false_reject, double max_false_accept,
                              double confidence, size_t n_defects) {
   char text[CFF__DOUBLE_SIZE];
-  if (!(margin >= 0.0 && isfinite(margin))) {
+  if (!(margin >= 0.0 && margin <= CFF__MAX_MARGIN)) {
     describe(margin, text);
-    return cff__fail(CFF_ERROR_USAGE, "`margin` must be 0 or more and finite, got %s", text);
+    return cff__fail(CFF_ERROR_USAGE, "`margin` must be 0 to %g, got %s",
+                     CFF__MAX_MARGIN, text);
   }
   cff_status done = CFF_OK;
   if (max_false_reject != 0.0) done = require_share("max_false_reject", max_false_reject);

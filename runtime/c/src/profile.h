@@ -32,6 +32,9 @@ typedef struct cff__reference {
   int64_t width, height; /* px, as it was given */
 } cff__reference;
 
+/* As in the Python runtime; a threshold that no score reaches would pass every part. */
+#define CFF__MAX_THRESHOLD 1e6
+
 typedef struct cff__threshold {
   double value, review, pixel_value, expected_false_rejects;
   const char *method, *statement;

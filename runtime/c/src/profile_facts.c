@@ -1,4 +1,5 @@
 /* The facts of a profile: reading and writing their JSON. */
+#include <math.h>
 #include <string.h>
 
 #include "json.h"
@@ -87,6 +88,16 @@ static cff_status parse_lists(const cff__json *entry, cff__arena *arena, cff__th
   return done;
 }
 
+static cff_status check_reach(const cff__threshold *found) {
+  const double values[] = {found->value, found->review, found->pixel_value};
+  static const char *const names[] = {"value", "review", "pixel_value"};
+  for (size_t i = 0; i < 3; i++)
+    if (!(fabs(values[i]) <= CFF__MAX_THRESHOLD))
+      return cff__fail(FAIL, "`%s` of the threshold must be at most %.0f, which no score reaches, "
+                             "got %g", names[i], CFF__MAX_THRESHOLD, values[i]);
+  return CFF_OK;
+}
+
 static cff_status parse_threshold(const cff__json *fields, cff_profile *profile) {
   const cff__json *entry = NULL;
   cff__threshold *found = &profile->threshold;
@@ -104,7 +115,7 @@ static cff_status parse_threshold(const cff__json *fields, cff_profile *profile)
   if (done == CFF_OK && !(found->review <= found->value))
     return cff__fail(FAIL, "`review` must be at most the threshold %.9g, got %.9g", found->value,
                      found->review);
-  return done;
+  return done == CFF_OK ? check_reach(found) : done;
 }
 
 static cff_status parse_display(const cff__json *fields, cff_profile *profile) {

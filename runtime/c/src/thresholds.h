@@ -11,6 +11,7 @@
 #include "profile.h"
 
 #define CFF__DEFAULT_MARGIN 0.2
+#define CFF__MAX_MARGIN 100.0 /* beyond it every part would pass */
 #define CFF__DEFAULT_CONFIDENCE 0.95
 
 typedef struct cff__scores {

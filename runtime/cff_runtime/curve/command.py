@@ -15,7 +15,7 @@ from cff_runtime.console import (
 from cff_runtime.errors import CffError, UsageError
 from cff_runtime.manifest import DEFAULT_PRECISION, Manifest
 from cff_runtime.opening import backend_options
-from cff_runtime.thresholds import DEFAULT_MARGIN
+from cff_runtime.thresholds import DEFAULT_MARGIN, MAX_MARGIN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,8 +71,8 @@ def _curve(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) < least:
             got = getattr(arguments, name)
             raise UsageError(f"`--{name}` must be {least} or more, got {got}")
-    if not 0 <= arguments.margin < float("inf"):
-        raise UsageError(f"`--margin` must be 0 or more and finite, got {arguments.margin}")
+    if not 0 <= arguments.margin <= MAX_MARGIN:  # NaN fails too
+        raise UsageError(f"`--margin` must be 0 to {MAX_MARGIN:g}, got {arguments.margin}")
     gallery, n_failed = _build(arguments, shots)
     curve = measure_curve(
         gallery, shots, arguments.draws, arguments.margin, arguments.seed, show_progress("tried")

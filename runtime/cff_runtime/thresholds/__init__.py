@@ -19,12 +19,14 @@ from cff_runtime.thresholds.bounds import (
 )
 from cff_runtime.thresholds.choice import choose_threshold
 from cff_runtime.thresholds.moving import move_threshold
-from cff_runtime.thresholds.rule import DEFAULT_MARGIN
-from cff_runtime.thresholds.threshold import Threshold
+from cff_runtime.thresholds.rule import DEFAULT_MARGIN, MAX_MARGIN
+from cff_runtime.thresholds.threshold import MAX_THRESHOLD, Threshold
 
 __all__ = [
     "DEFAULT_CONFIDENCE",
     "DEFAULT_MARGIN",
+    "MAX_MARGIN",
+    "MAX_THRESHOLD",
     "N_AUGMENTATIONS",
     "Threshold",
     "augmentations",

@@ -6,7 +6,6 @@ The person sees the scores, so that the rank is not fixed beforehand and the bou
 """
 
 import dataclasses
-import math
 
 from cff_runtime.errors import ProfileError, UsageError
 from cff_runtime.jsonfields import take
@@ -18,7 +17,7 @@ from cff_runtime.thresholds.bounds import (
 )
 from cff_runtime.thresholds.card import Evidence, Risk, make_card
 from cff_runtime.thresholds.rule import text_apart_limit
-from cff_runtime.thresholds.threshold import Threshold
+from cff_runtime.thresholds.threshold import MAX_THRESHOLD, Threshold
 
 BY_HAND = "by-hand"
 
@@ -61,8 +60,10 @@ def move_threshold(
         has_band = threshold.review < threshold.value
         review = min(threshold.review, value) if has_band else value
     for name, given in (("reject", value), ("review", review)):
-        if not math.isfinite(given):
-            raise UsageError(f"`{name}` must be a finite score, got {given}")
+        if not abs(given) <= MAX_THRESHOLD:  # NaN fails too
+            raise UsageError(
+                f"`{name}` must be a score of at most {MAX_THRESHOLD:.0f}, got {given}"
+            )
     if review > value:
         raise UsageError(
             f"`review` must be at most the reject threshold {value:.6g}, got {review:.6g}; "

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from cff_runtime.finishing import peak_scale_of
 
 DEFAULT_MARGIN = 0.2
+MAX_MARGIN = 100.0  # beyond it every part would pass
 _OWN_BANK_FACTOR = 1.42
 
 

@@ -8,6 +8,9 @@ from cff_runtime.errors import ProfileError
 from cff_runtime.jsonfields import take, take_floats
 from cff_runtime.result import Verdict
 
+# no score comes near: a stage adds at most log(201), the text map its weight
+MAX_THRESHOLD = 1e6
+
 
 @dataclass(frozen=True)
 class Threshold:

@@ -553,9 +553,9 @@ def test_adding_without_the_defects_of_a_wish(
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"margin": -0.1}, "`margin` must be 0 or more"),
-        ({"margin": float("nan")}, "`margin` must be 0 or more"),
-        ({"margin": float("inf")}, "`margin` must be 0 or more"),
+        ({"margin": -0.1}, "`margin` must be 0 to 100"),
+        ({"margin": float("nan")}, "`margin` must be 0 to 100"),
+        ({"margin": float("inf")}, "`margin` must be 0 to 100"),
         ({"max_false_reject": 1.0}, "`max_false_reject` must be above 0 and below 1"),
         ({"max_false_reject": float("nan")}, "`max_false_reject` must be above 0"),
         ({"max_false_accept": -0.5}, "`max_false_accept` must be above 0"),

@@ -266,6 +266,9 @@ def test_refuses_facts(
     ("change", "sentence"),
     [
         ({"review": 1e9}, "`review` must be at most"),
+        ({"value": 1e7}, "`value` of the threshold must be at most 1000000, which no score"),
+        ({"review": -1e7}, "`review` of the threshold must be at most 1000000"),
+        ({"pixel_value": 1e7}, "`pixel_value` of the threshold must be at most 1000000"),
         ({"review": None}, "a number"),
         ({"card": []}, "an object"),
         ({"n_parts": 1.5}, "whole number"),

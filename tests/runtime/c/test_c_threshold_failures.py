@@ -45,7 +45,7 @@ def test_wishes_are_checked(
 ) -> None:
     status, sentence = _check(c_internals, {name: value}, 1)
     assert status == c_status.USAGE
-    wanted = "must be 0 or more and finite" if name == "margin" else "must be above 0 and below 1"
+    wanted = "must be 0 to 100" if name == "margin" else "must be above 0 and below 1"
     hint = "" if name == "margin" else "; 1 % is 0.01"
     assert sentence == f"`{name}` {wanted}, got {text}{hint}"
 

@@ -348,8 +348,9 @@ def test_scores_must_be_finite(
         (_Case([0.5], [0.5], 0), "`n_parts` must be 1 to the 1 scores, got 0"),
         (_Case([0.5], [0.5], 2), "`n_parts` must be 1 to the 1 scores, got 2"),
         (_Case([0.5], [0.5], -(2**63)), "got -9223372036854775808"),
-        (_Case([0.5], [0.5], 1, margin=1.7e308, further=[1.0]), ""),
-        (_Case([1e9], [1e9], 1, margin=1e308), "thresholds must be finite"),
+        (_Case([0.5], [0.5], 1, margin=100.0, further=[1.0]), ""),
+        (_Case([1e307], [1e307], 1, margin=100.0), "thresholds must be finite"),
+        (_Case([0.5], [0.5], 1, margin=101.0), "`margin` must be 0 to 100, got 101"),
         (_Case([0.5], [0.5], 1, max_false_accept=0.1), "`max_false_accept` must come with"),
     ],
 )
