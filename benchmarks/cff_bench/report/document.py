@@ -13,7 +13,7 @@ measured, and is shown as a dash. The names of reports, series, tables and check
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from cff_runtime.errors import UsageError
 
@@ -24,8 +24,6 @@ ALIGNS = ("left", "right")
 BETTER = ("lower", "higher")
 PLOT_KINDS = ("line", "bar", "scatter", "heatmap", "stacked")
 STYLES = ("", "line", "dashed", "points")
-
-Cell = Union[str, float, int, bool, None]
 
 
 @dataclass(frozen=True)

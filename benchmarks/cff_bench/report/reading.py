@@ -30,7 +30,12 @@ _NESTED: dict[type, dict[str, type]] = {
     Table: {"columns": Column},
     Plot: {"series": PlotSeries, "marks": Mark},
 }
-_LISTS = ("command", "values", "rows", "notes", "x", "y")
+_LISTS: dict[type, tuple[str, ...]] = {
+    Report: ("command", "notes"),
+    Series: ("values",),
+    Table: ("rows",),
+    PlotSeries: ("x", "y"),
+}
 _TEXTS = ("kind", "title", "name", "unit", "label", "spec", "note")
 _DICTS = ("environment", "settings", "facts")
 
@@ -136,7 +141,7 @@ def _decode(kind: type[_T], data: Any, path: str) -> _T:
     values = {}
     for name, value in data.items():
         where = f"{path}.{name}" if path else name
-        _require_shape(name, name in nested, value, where)
+        _require_shape(name, name in nested or name in _LISTS.get(kind, ()), value, where)
         if name in nested:
             inner = nested[name]
             value = [_decode(inner, part, f"{where}[{i}]") for i, part in enumerate(value)]
@@ -147,16 +152,13 @@ def _decode(kind: type[_T], data: Any, path: str) -> _T:
         raise UsageError(f"{place} must be complete, got: {error}; measure again") from error
 
 
-def _require_shape(name: str, is_nested: bool, value: Any, where: str) -> None:
-    expected: type | None = None
-    if is_nested or name in _LISTS:
-        expected = list
+def _require_shape(name: str, is_list: bool, value: Any, where: str) -> None:
+    fits, words = True, ""
+    if is_list:
+        fits, words = isinstance(value, list), "a list"
     elif name in _TEXTS:
-        expected = str
+        fits, words = isinstance(value, str), "text"
     elif name in _DICTS:
-        expected = dict
-    if expected is not None and not isinstance(value, expected):
-        words = {list: "a list", str: "text", dict: "an object"}
-        raise UsageError(
-            f"`{where}` must be {words[expected]}, got {type(value).__name__}; measure again"
-        )
+        fits, words = isinstance(value, dict), "an object"
+    if not fits:
+        raise UsageError(f"`{where}` must be {words}, got {type(value).__name__}; measure again")
