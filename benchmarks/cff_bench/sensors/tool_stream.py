@@ -1,0 +1,66 @@
+"""A maker's tool that keeps writing lines, and the newest of them.
+
+Starting a tool for every sample would cost a process each; one that repeats by itself costs little,
+and reading its pipe waits without using the processor.
+"""
+
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+_END_TIMEOUT_S = 5.0
+
+
+class ToolStream:
+    """Runs a command and hands every line that it writes to `take`.
+
+    Parameters
+    ----------
+    command : sequence of str
+    take : callable
+        Called with each line, from a thread of its own.
+
+    Raises
+    ------
+    OSError
+        If the command cannot be started.
+    """
+
+    def __init__(self, command: list[str], take: Callable[[str], None]) -> None:
+        self._take = take
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            bufsize=1,
+        )
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the command still runs."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End the command and wait for it."""
+        self._process.terminate()
+        try:
+            self._process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._thread.join(_END_TIMEOUT_S)
+        if self._process.stdout is not None:
+            with suppress(OSError):
+                self._process.stdout.close()
+
+    def _read(self) -> None:
+        stream = self._process.stdout
+        with suppress(OSError, ValueError):  # closed while it was read
+            for line in stream or ():
+                self._take(line)
