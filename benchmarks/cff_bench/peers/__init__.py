@@ -1,0 +1,1 @@
+"""Whole inspections of this project and of what a user would otherwise run, on one machine."""

@@ -1,0 +1,140 @@
+"""The contestants by name, each loaded in a process of its own.
+
+Packages are imported here on first use, so that a process holds what its contestant needs and
+nothing else.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cff_bench.peers.answer import Answer
+from cff_bench.peers.subject import Subject, admitted_precisions, bench_profile
+from cff_runtime import Inspector, Profile
+from cff_runtime.backends import open_backend
+from cff_runtime.bundle import Bundle
+from cff_runtime.errors import BackendError, MissingDependencyError, UsageError
+from cff_runtime.manifest import DEFAULT_PRECISION, Manifest
+
+OURS = "onnxruntime"
+EAGER, COMPILED = "pytorch eager", "pytorch compile"
+OPENVINO = "openvino"
+APRIL_GAN = "april-gan as published"
+ANOMALIB = "anomalib patchcore exported"
+REFERENCE = f"{OURS} {DEFAULT_PRECISION}"  # what answers are compared with
+
+Inspect = Callable[[], Answer]
+
+
+def contestant_names(manifest: Manifest) -> list[str]:
+    """Return who takes part for a bundle, this project's first."""
+    admitted = admitted_precisions(manifest)
+    names = [f"{OURS} {precision}" for precision in admitted]
+    names += [EAGER, COMPILED, f"{OPENVINO} fp32", f"{OPENVINO} bf16", f"{OPENVINO} int8"]
+    return [*names, APRIL_GAN, ANOMALIB]
+
+
+def answers_alike(name: str) -> bool:
+    """Whether a contestant computes what the bundle does, so that its map can be compared."""
+    return name not in (APRIL_GAN, ANOMALIB)
+
+
+def load_contestant(name: str, subject: Subject) -> Inspect:
+    """Load a contestant, fill its memory bank, and return its inspection of the subject's image.
+
+    Raises
+    ------
+    MissingDependencyError
+        If its package is not installed.
+    UsageError, BackendError, CffError
+        If it cannot run this bundle here; the message says why.
+    """
+    if name in (EAGER, COMPILED):
+        return _load_eager(subject, name == COMPILED)
+    if name == APRIL_GAN:
+        return _load_april_gan(subject)
+    if name == ANOMALIB:
+        from cff_bench.peers.anomalib_export import load_exported
+
+        return load_exported(subject)
+    engine, _, precision = name.partition(" ")
+    if engine == OURS:
+        bundle = Bundle.open(subject.bundle, precision)
+        backend = open_backend("onnxruntime", bundle, {"threads": subject.threads})
+        return _inspection(subject, Inspector(bundle, backend), backend)
+    if engine == OPENVINO:
+        return _load_openvino(subject, precision)
+    raise UsageError(f"`name` must be a contestant, got {name!r}")
+
+
+def _inspection(subject: Subject, inspector: Inspector, backend: object) -> Inspect:
+    template = Profile.load(subject.profile)
+    manifest = inspector.bundle.manifest
+    profile = bench_profile(template, manifest, backend, list(subject.references))  # type: ignore[arg-type]
+
+    def inspect() -> Answer:
+        result = inspector.inspect(subject.image, profile)
+        return Answer(result.score, result.anomaly_map, dict(result.stages_ms))
+
+    return inspect
+
+
+def _load_openvino(subject: Subject, precision: str) -> Inspect:
+    try:
+        from cff_bench.peers.openvino_backend import OpenVinoBackend, can_compute
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "package `openvino` must be installed for this; run `pip install openvino`"
+        ) from error
+    if precision == "bf16" and not can_compute("bf16"):
+        raise BackendError("OpenVINO says that this CPU has no bf16")
+    graph = "int8" if precision == "int8" else DEFAULT_PRECISION
+    manifest = Bundle.open(subject.bundle).manifest
+    if graph not in manifest.precisions:
+        raise UsageError("the bundle has no int8 graph")
+    bundle = Bundle.open(subject.bundle, graph)
+    backend = OpenVinoBackend(bundle, precision, subject.threads)
+    return _inspection(subject, Inspector(bundle, backend), backend)
+
+
+def _load_eager(subject: Subject, compiled: bool) -> Inspect:
+    import torch
+
+    from cff_bench.peers.eager import EagerInspection
+
+    torch.set_num_threads(subject.threads)
+    profile = Profile.load(subject.profile)
+    inspection = EagerInspection(
+        Bundle.open(subject.bundle).manifest,
+        subject.run,
+        profile.text,
+        list(subject.references),
+        profile.peak_scale,
+        compiled,
+    )
+    return lambda: inspection.inspect(subject.image)
+
+
+def _load_april_gan(subject: Subject) -> Inspect:
+    import torch
+
+    from cff_bench.peers.april_gan import AprilGan
+    from cff_bench.precision.eager import rebuild_detector
+
+    manifest = Bundle.open(subject.bundle).manifest
+    if not manifest.backbone["name"].startswith("open_clip:"):
+        raise UsageError(
+            f"APRIL-GAN is defined for CLIP vision transformers, not {manifest.backbone['name']}"
+        )
+    torch.set_num_threads(subject.threads)
+    detector = rebuild_detector(manifest)
+    method = AprilGan(
+        detector.trunk.visual,
+        list(detector.head.projectors),
+        [index + 1 for index in detector.trunk.indices],
+        Profile.load(subject.profile).text,
+        np.asarray(manifest.backbone["mean"]) / 255.0,
+        np.asarray(manifest.backbone["std"]) / 255.0,
+    )
+    method.remember(list(subject.references))
+    return lambda: method.inspect(subject.image)

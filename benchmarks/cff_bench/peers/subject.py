@@ -1,0 +1,152 @@
+"""What all contestants inspect: one bundle, K good parts, one image; handed over in a folder."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cff_runtime import Profile
+from cff_runtime.backends import Backend
+from cff_runtime.bundle import Bundle
+from cff_runtime.errors import BundleError, UsageError
+from cff_runtime.imaging import load_image
+from cff_runtime.manifest import DEFAULT_PRECISION, Manifest
+from cff_runtime.origin import Origin
+from cff_runtime.product_check import mean_features
+from cff_runtime.profile_history import now_utc
+from cff_runtime.references import Reference, pixels_sha256
+
+GOLDEN_SHOTS = 4
+_GOLDEN_PROFILE = "golden/profile.fp32.safetensors"
+_FACTS, _REFERENCES, _IMAGE = "subject.json", "references.npy", "image.npy"
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is inspected, and with what.
+
+    Attributes
+    ----------
+    bundle : Path
+    profile : Path
+        Gives text vectors and decision rule; memory banks are made anew from `references`, by every
+        contestant with its own features.
+    run : Path or None
+        Of the training run behind the bundle; None where PyTorch takes an untrained head.
+    threads : int
+    references : ndarray of shape (K, H, W, 3), uint8
+        Good parts, at the network's size.
+    image : ndarray of shape (h, w, 3), uint8
+        The part to inspect, decoded.
+    """
+
+    bundle: Path
+    profile: Path
+    run: Path | None
+    threads: int
+    references: NDArray[np.uint8]
+    image: NDArray[np.uint8]
+
+    def save(self, folder: Path) -> None:
+        """Write it for the contestants' processes."""
+        run = None if self.run is None else str(self.run.resolve())
+        facts = {
+            "bundle": str(self.bundle.resolve()),
+            "profile": str(self.profile.resolve()),
+            "run": run,
+            "threads": self.threads,
+        }
+        (folder / _FACTS).write_text(json.dumps(facts))
+        np.save(folder / _REFERENCES, self.references)
+        np.save(folder / _IMAGE, self.image)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Subject":
+        """Read what `save` wrote."""
+        facts = json.loads((folder / _FACTS).read_text())
+        return cls(
+            bundle=Path(facts["bundle"]),
+            profile=Path(facts["profile"]),
+            run=None if facts["run"] is None else Path(facts["run"]),
+            threads=facts["threads"],
+            references=np.load(folder / _REFERENCES),
+            image=np.load(folder / _IMAGE),
+        )
+
+
+def choose_subject(
+    bundle: Path, profile: Path | None, run: Path | None, image: Path | None, threads: int
+) -> Subject:
+    """Choose references and image: the profile's and a file, or the bundle's golden images.
+
+    Raises
+    ------
+    UsageError
+        If the profile was enrolled with another network input.
+    CffError
+        Whatever opening the bundle, the profile and the image raises.
+    """
+    opened = Bundle.open(bundle)
+    golden = sorted(name for name in opened.manifest.files if name.startswith("golden/golden_"))
+    if (profile is None and len(golden) <= GOLDEN_SHOTS) or (image is None and not golden):
+        raise BundleError(
+            f"`{bundle}` must hold golden images to take the place of a profile and an image, got "
+            f"{len(golden)}; export it again, or give `--profile` and `--image`"
+        )
+    size = (opened.manifest.preprocessing.height, opened.manifest.preprocessing.width)
+    if profile is None:
+        profile = opened.file(_GOLDEN_PROFILE)
+        pictures = [load_image(opened.file(name)) for name in golden[:GOLDEN_SHOTS]]
+        references = np.stack([opened.manifest.preprocessing(picture) for picture in pictures])
+    else:
+        references = Profile.load(profile).reference_images
+    if references.shape[1:3] != size:
+        raise UsageError(
+            f"`--profile` must be enrolled at {size[0]} x {size[1]} px, as the bundle reads images, "
+            f"got {references.shape[1]} x {references.shape[2]}; enrol the product with this bundle"
+        )
+    # the one after those that serve as references where there is no profile
+    pixels = load_image(opened.file(golden[min(GOLDEN_SHOTS, len(golden) - 1)]) if image is None else image)
+    return Subject(bundle, profile, run, threads, references, pixels)
+
+
+def bench_profile(
+    template: Profile,
+    manifest: Manifest,
+    backend: Backend,
+    references: Sequence[NDArray[np.uint8]],
+) -> Profile:
+    """Return the template with the memory banks that a backend makes of the references.
+
+    A precision has features of its own. The threshold stays: it decides nothing that takes time.
+    """
+    encodings = [backend.encode(np.ascontiguousarray(one), template.text) for one in references]
+    features = [[backend.download(handle) for handle in one.features] for one in encodings]
+    means = [mean_features(one) for one in features]
+    size = (manifest.preprocessing.width, manifest.preprocessing.height)
+    return dataclasses.replace(
+        template,
+        bundle_id=manifest.id,
+        origin=Origin.of(manifest),
+        banks=tuple(np.concatenate(stage) for stage in zip(*features, strict=True)),
+        means=tuple(np.stack(stage) for stage in zip(*means, strict=True)),
+        reference_images=np.stack(references),
+        references=tuple(
+            Reference(f"reference {number}", pixels_sha256(pixels), now_utc(), size)
+            for number, pixels in enumerate(references, start=1)
+        ),
+        compression=None,
+    )
+
+
+def admitted_precisions(manifest: Manifest) -> list[str]:
+    """Return the bundle's precisions that passed the parity gate and that a CPU computes as such.
+
+    ONNX Runtime computes float16 in float32 on a CPU, so that fp16 and int8-qdq, which is float16
+    beside, would say nothing.
+    """
+    return [name for name in manifest.precisions if name in (DEFAULT_PRECISION, "int8")]
