@@ -18,7 +18,7 @@ _UNITS_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "": 1.0}
 
 
 def add_report_arguments(parser: argparse.ArgumentParser, has_checks: bool = True) -> None:
-    """Add ``--json``, ``--markdown``, ``--html``, ``--budget``, ``--budget-percentile``, ``--check``.
+    """Add ``--json``, ``--markdown``, ``--html``, ``--budget`` and its percentile, ``--check``.
 
     Parameters
     ----------
@@ -26,9 +26,7 @@ def add_report_arguments(parser: argparse.ArgumentParser, has_checks: bool = Tru
     has_checks : bool, default=True
         Whether to add ``--check``.
     """
-    parser.add_argument("--json", type=Path, metavar="F", help="also write the report as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="F", help="and as Markdown")
-    parser.add_argument("--html", type=Path, metavar="F", help="and as one page, with plots")
+    add_output_arguments(parser)
     parser.add_argument(
         "--budget",
         type=_budget_ms,
@@ -47,6 +45,13 @@ def add_report_arguments(parser: argparse.ArgumentParser, has_checks: bool = Tru
         parser.add_argument(
             "--check", action="store_true", help="exit code 1 where a check of the report fails"
         )
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``, ``--markdown`` and ``--html``."""
+    parser.add_argument("--json", type=Path, metavar="F", help="also write the report as JSON")
+    parser.add_argument("--markdown", type=Path, metavar="F", help="and as Markdown")
+    parser.add_argument("--html", type=Path, metavar="F", help="and as one page, with plots")
 
 
 def write_report(args: argparse.Namespace, report: Report | Sequence[Report]) -> int:
