@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cff_bench.report.options import add_report_arguments
+
 DEFAULT_JOURNAL = Path("build/bench/sweep.jsonl")
 log = logging.getLogger(__name__)
 
 
 def add_sweep_parser(subparsers: Any) -> None:
     """Add ``sweep`` to the subparsers of ``cff-bench``."""
-    from cff_bench.report.options import add_report_arguments
-
     parser = subparsers.add_parser(
         "sweep",
         help="batch x bank x K x precision x threads x image size x backend, with scaling laws",

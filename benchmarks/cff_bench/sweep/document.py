@@ -274,7 +274,7 @@ def _law_plots(laws: Sequence[Law]) -> Iterator[Plot]:
         shown = chosen[:_MAX_PLOTTED]
         series = [part for law in shown for part in _law_series(law)]
         left = len(chosen) - len(shown)
-        note = "Points are medians, dashed lines the fits."
+        note = "Points are medians with 95 % intervals, dashed lines the fits."
         note += f" {left} more stand in the table." if left else ""
         yield Plot(f"law_{kind}", title, "line", x_label, "ms", is_log, is_log, series, note=note)
 
@@ -282,7 +282,15 @@ def _law_plots(laws: Sequence[Law]) -> Iterator[Plot]:
 def _law_series(law: Law) -> Iterator[PlotSeries]:
     order = np.argsort(law.x).tolist()
     x = [law.x[index] for index in order]
-    yield PlotSeries(law.of, x, [law.fit.t_ms[index] for index in order], style="points")
+    ends = law.fit.t_intervals
+    yield PlotSeries(
+        law.of,
+        x,
+        [law.fit.t_ms[index] for index in order],
+        None if ends is None else [ends[index][0] for index in order],
+        None if ends is None else [ends[index][1] for index in order],
+        "points",
+    )
     line = [law.fit.at(law.fit.x[index]) for index in order]
     positive = [value if value > 0 else None for value in line]  # the axis is logarithmic
     yield PlotSeries(f"{law.of}, fitted", x, positive, style="dashed")
@@ -309,7 +317,7 @@ def _checks(laws: Sequence[Law]) -> list[Check]:
     return [
         Check.of(
             f"{law.of}: scoring grows linearly, largest residual",
-            law.fit.largest_residual,
+            law.fit.largest_residual if law.fit.fits is not None else None,  # noise decides nothing
             MAX_RESIDUAL,
         )
         for law in laws

@@ -35,6 +35,8 @@ class LineFit:
         95 % intervals over resampled rounds; None with a single round.
     residuals : tuple of float
         (t - line) / t of every point.
+    t_intervals : tuple of pairs of float, or None
+        95 % interval of every median; None with a single round.
     r2 : float or None
         Share of the points' variance that the line explains; None where they do not differ.
     n : int
@@ -48,6 +50,7 @@ class LineFit:
     intercept_interval: tuple[float, float] | None
     slope_interval: tuple[float, float] | None
     residuals: tuple[float, ...]
+    t_intervals: tuple[tuple[float, float], ...] | None
     r2: float | None
     n: int
 
@@ -59,10 +62,26 @@ class LineFit:
         return max(abs(residual) for residual in self.residuals)
 
     @property
+    def worst(self) -> int:
+        """Index of the point that the line misses by most."""
+        return int(np.argmax(np.abs(self.residuals)))
+
+    @property
     def fits(self) -> bool | None:
-        """Whether no point is missed by more than 10 %; None where that cannot be told."""
+        """Whether no point is missed by more than 10 %.
+
+        None where that cannot be told: with two points, or where the line lies within the interval
+        of the median that it misses by most, so that noise alone may be the reason.
+        """
         worst = self.largest_residual
-        return None if worst is None else worst <= MAX_RESIDUAL
+        if worst is None:
+            return None
+        if worst <= MAX_RESIDUAL:
+            return True
+        if self.t_intervals is None:
+            return False
+        low, high = self.t_intervals[self.worst]
+        return None if low <= self.at(self.x[self.worst]) <= high else False
 
     def at(self, x: float) -> float:
         """Return the line's time at x."""
@@ -98,15 +117,16 @@ def fit_line(x: Sequence[float], rounds_ms: Sequence[Sequence[float]]) -> LineFi
     intercept, slope = _least_squares(places, medians[None])[0]
     line = intercept + slope * places
     spread = float(((medians - medians.mean()) ** 2).sum())
-    intervals = _intervals(places, times)
+    noise = _noise(places, times)
     return LineFit(
         x=tuple(places.tolist()),
         t_ms=tuple(medians.tolist()),
         intercept=float(intercept),
         slope=float(slope),
-        intercept_interval=None if intervals is None else intervals[0],
-        slope_interval=None if intervals is None else intervals[1],
+        intercept_interval=None if noise is None else noise[0],
+        slope_interval=None if noise is None else noise[1],
         residuals=tuple(((medians - line) / medians).tolist()),
+        t_intervals=None if noise is None else tuple(noise[2:]),
         r2=1 - float(((medians - line) ** 2).sum()) / spread if spread > 0 else None,
         n=len(times),
     )
@@ -144,15 +164,15 @@ def verdict(fit: LineFit, what: str, places: Sequence[str]) -> str:
     worst = fit.largest_residual
     if worst is None:
         return "two points lie on any line, so nothing is left to check it by"
-    index = int(np.argmax(np.abs(fit.residuals)))
+    index = fit.worst
     if worst <= MAX_RESIDUAL:
         return f"{what} holds within {worst:.1%} ({places[index]})"
     side = "more" if fit.residuals[index] > 0 else "less"
     share = abs(fit.t_ms[index] / fit.at(fit.x[index]) - 1)
-    return (
-        f"{what} does not hold: at {places[index]} it takes {share:.0%} {side} than fitted, "
-        "so nothing beyond the measured points may be read from it"
-    )
+    missed = f"at {places[index]} it takes {share:.0%} {side} than fitted"
+    if fit.fits is None:
+        return f"{what} cannot be told from noise: {missed}, and the median is no surer than that"
+    return f"{what} does not hold: {missed}, so nothing between or beyond the points may be read"
 
 
 def _least_squares(x: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -166,13 +186,13 @@ def _least_squares(x: NDArray[np.float64], times: NDArray[np.float64]) -> NDArra
     return np.stack([mean_t[:, 0] - slope * mean_x[:, 0], slope], axis=1)
 
 
-def _intervals(
-    x: NDArray[np.float64], times: NDArray[np.float64]
-) -> tuple[tuple[float, float], tuple[float, float]] | None:
+def _noise(x: NDArray[np.float64], times: NDArray[np.float64]) -> list[tuple[float, float]] | None:
+    """Return the intervals of intercept, slope and of every point's median."""
     if len(times) < 2:
         return None
     picks = np.random.default_rng(0).integers(0, len(times), (N_RESAMPLES, len(times)))
-    lines = _least_squares(x, np.median(times[picks], axis=1))
+    medians = np.median(times[picks], axis=1)
+    resampled = np.concatenate([_least_squares(x, medians), medians], axis=1)
     tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(lines, (tail, 100 - tail), axis=0)
-    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
+    low, high = np.percentile(resampled, (tail, 100 - tail), axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))

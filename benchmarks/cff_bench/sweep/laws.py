@@ -160,7 +160,9 @@ def _sizes(groups: Sequence[Group]) -> Iterator[Law]:
 
 def _encode_keys(group: Group) -> list[str]:
     cells: Sequence[Combination] = group.cells
-    return [part.key for part in parts_of(cells) if isinstance(part, EncodePart)]
+    encoders = [part for part in parts_of(cells) if isinstance(part, EncodePart)]
+    smallest = min((part.batch for part in encoders), default=1)
+    return [part.key for part in encoders if part.batch == smallest]
 
 
 def _law(
