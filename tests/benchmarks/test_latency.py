@@ -1,142 +1,249 @@
+"""`cff-bench latency` from end to end on the conformance set's bundles."""
+
+import argparse
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
-from cff_bench import latency
-from cff_bench.latency import LatencySettings, format_latency, noise_image, run_latency
-from cff_runtime.errors import ProfileMismatchError, UsageError
+from cff_bench.latency import LatencySettings, run, run_latency
+from cff_bench.latency.command import add_latency_parser, given_backend_options
+from cff_bench.report.document import Report
+from cff_runtime import Inspector
+from cff_runtime.errors import (
+    BackendError,
+    MissingDependencyError,
+    ProfileMismatchError,
+    UsageError,
+)
 
-STAGES_MS = {"preprocess": 0.001, "encode": 0.003, "search": 0.002, "finish": 0.001}
+SET = Path(__file__).parents[1] / "conformance"
+IMAGES = [SET / "images" / "large.png", SET / "images" / "portrait.png"]
 
 
-@dataclass
-class Recorder:
-    """Stands for `Inspector` and `Profile`, and remembers every call."""
-
-    opened: list[tuple[Any, ...]] = field(default_factory=list)
-    loaded: list[Path] = field(default_factory=list)
-    inspected: list[NDArray[np.uint8]] = field(default_factory=list)
-    error: Exception | None = None
-
-    def open(self, bundle: Path, backend: str, options: dict[str, Any]) -> "Recorder":
-        self.opened.append((bundle, backend, options))
-        return self
-
-    def load(self, path: Path) -> SimpleNamespace:
-        self.loaded.append(path)
-        banks = tuple(np.zeros((rows, 3), np.float32) for rows in (4, 16))
-        return SimpleNamespace(product="bottle", n_references=2, banks=banks)
-
-    def inspect(self, image: NDArray[np.uint8], profile: object) -> SimpleNamespace:
-        if self.error:
-            raise self.error
-        self.inspected.append(image)
-        return SimpleNamespace(stages_ms=dict(STAGES_MS))
-
-    @property
-    def bundle(self) -> SimpleNamespace:
-        size = SimpleNamespace(height=518, width=518)
-        notes = ("random weights: latency work only",)
-        manifest = SimpleNamespace(
-            id="0123456789abcdef", precision="fp32", preprocessing=size, notes=notes
-        )
-        return SimpleNamespace(manifest=manifest)
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    inspector = Inspector.open(SET / "bundles" / "plain", options={"threads": 1})
+    good = [SET / "images" / f"reference_{index}.png" for index in range(2)]
+    path = tmp_path_factory.mktemp("profile") / "cup.profile.safetensors"
+    inspector.enroll(good, "cup").save(path)
+    return path
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    recorder = Recorder()
-    monkeypatch.setattr(latency, "Inspector", recorder)
-    monkeypatch.setattr(latency, "Profile", recorder)
-    return recorder
-
-
-SETTINGS = LatencySettings(
-    bundle=Path("bundle"),
-    profile=Path("bottle.profile.safetensors"),
-    image=None,
-    n=4,
-    warmup=2,
-    backend="onnxruntime",
-    options={"threads": 2},
-)
-
-
-def test_report_has_stages_in_order_and_shares_that_add_up(recorder: Recorder) -> None:
-    report = json.loads(json.dumps(run_latency(SETTINGS)))
-    names = [stage["name"] for stage in report["stages"]]
-    assert names == ["decode", "preprocess", "encode", "search", "finish", "other"]
-    assert sum(stage["share"] for stage in report["stages"]) == pytest.approx(1.0)
-    assert sum(stage["mean_ms"] for stage in report["stages"]) == pytest.approx(
-        report["total"]["mean_ms"]
+def settings(profile: Path) -> LatencySettings:
+    return LatencySettings(
+        bundle=SET / "bundles" / "plain",
+        profile=profile,
+        images=IMAGES,
+        n=6,
+        warmup=2,
+        backend="onnxruntime",
+        options={"threads": 1},
+        warmup_limit_s=0.0,
+        rest_seconds=0.0,
+        command=("cff-bench", "latency"),
     )
-    by_name = {stage["name"]: stage for stage in report["stages"]}
-    for name, milliseconds in STAGES_MS.items():
-        assert by_name[name]["p50_ms"] == pytest.approx(milliseconds)
-        assert by_name[name]["n"] == 4
-    assert report["throughput"] == pytest.approx(1000 / report["total"]["p50_ms"])
 
 
-def test_one_first_inspection_then_warm_up_then_n(recorder: Recorder) -> None:
-    report = run_latency(SETTINGS)
-    assert recorder.opened == [(Path("bundle"), "onnxruntime", {"threads": 2})]
-    assert recorder.loaded == [Path("bottle.profile.safetensors")]
-    assert len(recorder.inspected) == 1 + 2 + 4
-    assert all(value >= 0 for value in report["cold_start"].values())
-    assert set(report["cold_start"]) == {"open_ms", "profile_ms", "first_ms"}
+@pytest.fixture(scope="module")
+def compared(profile: Path) -> Report:
+    """Two bundles in turns, with everything that can be asked for."""
+    return run(
+        LatencySettings(
+            bundle=SET / "bundles" / "plain",
+            profile=profile,
+            images=IMAGES,
+            n=6,
+            warmup=2,
+            backend="onnxruntime",
+            options={"threads": 1},
+            compare_with=(SET / "bundles" / "text",),
+            streams=(2,),
+            stream_seconds=0.1,
+            cold_starts=2,
+            warmup_limit_s=0.2,
+            rest_seconds=0.05,
+        )
+    )
 
 
-def test_report_says_what_was_inspected(recorder: Recorder) -> None:
-    report = run_latency(SETTINGS)
-    assert report["bundle"]["id"] == "0123456789abcdef"
-    assert report["bundle"]["precision"] == "fp32"
-    assert report["profile"]["bank_rows"] == [4, 16]
-    assert report["settings"]["backend"] == "onnxruntime"
-    assert "seeded noise" in report["image"]["source"]
-    assert report["environment"]["python"]
-    np.testing.assert_array_equal(recorder.inspected[0], noise_image())
+def test_a_report_goes_through_json(settings: LatencySettings) -> None:
+    report = run(settings)
+    again = Report.from_dict(json.loads(json.dumps(report.to_dict())))
+    assert again.kind == "latency"
+    assert [one.name for one in again.series] == [
+        "latency/decode",
+        "latency/preprocess",
+        "latency/encode",
+        "latency/search",
+        "latency/finish",
+        "latency/other",
+        "latency/total",
+    ]
+    assert [one.role for one in again.series if one.role] == ["total"]
+    assert all(len(one.values) == 6 and one.unit == "ms" for one in again.series)
 
 
-def test_an_image_file_is_decoded_every_time(recorder: Recorder, tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    path = tmp_path / "part.png"
-    Image.fromarray(pixels).save(path)
-    report = run_latency(replace(SETTINGS, image=path))
-    assert report["image"] == {"source": str(path), "width_px": 60, "height_px": 40}
-    assert len({id(image) for image in recorder.inspected}) == len(recorder.inspected)
-    np.testing.assert_array_equal(recorder.inspected[-1], pixels)
+def test_facts_keep_what_the_tables_of_the_documents_read(settings: LatencySettings) -> None:
+    facts = run(settings).facts
+    assert [stage["name"] for stage in facts["stages"]] == [
+        "decode",
+        "preprocess",
+        "encode",
+        "search",
+        "finish",
+        "other",
+    ]
+    assert sum(stage["share"] for stage in facts["stages"]) == pytest.approx(1.0)
+    assert facts["total"]["n"] == 6
+    assert facts["bundle"]["precision"] == "fp32"
+    assert facts["profile"]["n_references"] == 2
+    assert facts["cold_start"] is None
+    assert facts["warm_up"]["rounds"] == 2
+    assert facts["image"]["source"] == str(IMAGES[0])
+    assert len(facts["images"]) == 2
 
 
-def test_text_names_stages_bank_and_noise(recorder: Recorder) -> None:
-    text = format_latency(run_latency(SETTINGS))
-    for part in ("encode", "total", "100.0 %", "4 + 16", "seeded noise", "threads=2", "0123456789"):
-        assert part in text
-    assert "note     random weights" in text
+def test_scripts_get_facts_and_environment_as_one_dict(settings: LatencySettings) -> None:
+    answer = json.loads(json.dumps(run_latency(replace(settings, images=None, n=1))))
+    assert answer["settings"]["backend"] == "onnxruntime"
+    assert answer["environment"]["python"]
+    assert "seeded noise" in answer["image"]["source"]
+    assert answer["throughput"] == pytest.approx(1000 / answer["total"]["p50_ms"])
 
 
-@pytest.mark.parametrize(("n", "warmup"), [(0, 0), (1, -1)])
-def test_counts_out_of_range_are_refused(n: int, warmup: int, recorder: Recorder) -> None:
-    with pytest.raises(UsageError, match="at least 1"):
-        run_latency(replace(SETTINGS, n=n, warmup=warmup))
-    assert not recorder.opened
+def test_rows_of_copies_say_why_they_are_empty(settings: LatencySettings) -> None:
+    (stages,) = [table for table in run(settings).tables if table.name == "stages"]
+    by_name = {row["stage"]: row for row in stages.rows}
+    for name in ("host_to_device", "device_to_host"):
+        assert "p50_ms" not in by_name[name]
+        assert "nothing is copied" in by_name[name]["note"]
+    assert by_name["total"]["share"] == 1.0
 
 
-def test_errors_of_the_runtime_pass_through(recorder: Recorder) -> None:
-    recorder.error = ProfileMismatchError("belongs to another bundle")
+def test_bundles_take_turns_and_are_enrolled_where_they_must_be(compared: Report) -> None:
+    names = [facts["name"] for facts in compared.facts["configurations"]]
+    assert names == ["plain, fp32", "text, fp32"]
+    enrolled = [f["profile"]["enrolled_here"] for f in compared.facts["configurations"]]
+    assert enrolled == [False, True]
+    assert any(
+        "`text, fp32` inspects with a profile that was enrolled" in n for n in compared.notes
+    )
+    series = {one.name: one for one in compared.series}
+    first, second = (series[f"{name}/latency/total"].values for name in names)
+    (ratios,) = [table for table in compared.tables if table.name == "ratios"]
+    by_hand = sorted(b / a for a, b in zip(first, second, strict=True))
+    assert ratios.rows[0]["ratio"] == pytest.approx((by_hand[2] + by_hand[3]) / 2)
+
+
+def test_cold_starts_have_every_step_and_their_memory(compared: Report) -> None:
+    cold = compared.facts["cold_start"]
+    assert cold["n"] == 2
+    steps = ("interpreter", "import", "verify", "load", "profile", "first")
+    assert all(cold[f"{step}_ms"] > 0 for step in steps)
+    series = {one.name: one.values for one in compared.series}
+    for index in range(2):
+        parts = [series[f"plain, fp32/cold/{step}"][index] for step in steps]
+        assert sum(parts) == pytest.approx(series["plain, fp32/cold/total"][index])
+    assert cold["peak_memory_mb"] is None or cold["peak_memory_mb"] > 10
+
+
+def test_throughput_is_measured_with_streams(compared: Report) -> None:
+    (series,) = [one for one in compared.series if one.name == "plain, fp32/throughput/2"]
+    assert series.unit == "images/s" and len(series.values) == 3
+    (table,) = [table for table in compared.tables if table.name == "throughput"]
+    row = next(row for row in table.rows if row["streams"] == 2)
+    assert row["low"] <= row["per_second"] <= row["high"]
+
+
+def test_the_machine_is_told_before_while_and_after(compared: Report) -> None:
+    names = [row["name"] for row in compared.environment["sensors"]]
+    assert {"cpu_clock", "cpu_others", "load_1min"} <= set(names)
+    assert all(
+        row["reason"] or row["during"] is not None or row["before"] is not None
+        for row in compared.environment["sensors"]
+    )
+    assert any("quiet" in note for note in compared.notes)
+    assert 0 <= compared.facts["sampler_share_of_core"] < 1
+
+
+def test_every_plot_has_points(compared: Report) -> None:
+    assert [plot.name for plot in compared.plots] == ["stages", "spread", "over_time", "cold"]
+    for plot in compared.plots:
+        assert plot.series and all(len(one.x) == len(one.y) > 0 for one in plot.series)
+
+
+def test_a_profile_of_another_bundle_is_refused(settings: LatencySettings) -> None:
     with pytest.raises(ProfileMismatchError):
-        run_latency(SETTINGS)
+        run(replace(settings, bundle=SET / "bundles" / "text"))
+
+
+def test_a_precision_that_the_bundle_lacks_is_refused(settings: LatencySettings) -> None:
+    with pytest.raises(UsageError, match="int8"):
+        run(replace(settings, precisions=("fp32", "int8")))
+
+
+def test_a_cold_start_that_fails_is_one_sentence(
+    settings: LatencySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cff_bench.latency.cold_start._SCRIPT", Path("/no/such/script.py"))
+    with pytest.raises(BackendError, match="`--cold-starts 0`"):
+        run(replace(settings, cold_starts=1))
+
+
+def parse(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_latency_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(["latency", "b", "--profile", "p", *words])
+    args.command_line = ("cff-bench", "latency", "b", "--profile", "p", *words)
+    return args
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {}),
+        (["--threads", "2"], {"threads": 2}),
+        (["--provider", "cpu"], {"provider": "cpu"}),
+        (["--backend-option", "threads=3"], {"threads": 3}),
+        (["--provider-option", "a=b"], {"provider_options": {"a": "b"}}),
+        (["--backend", "tensorrt"], {}),
+    ],
+)
+def test_options_that_were_not_given_are_left_out(
+    words: list[str], expected: dict[str, Any]
+) -> None:
+    assert given_backend_options(parse(*words)) == expected
+
+
+def test_options_of_another_backend_are_refused() -> None:
+    # without TensorRT its options cannot be known, which is told as well
+    with pytest.raises((UsageError, MissingDependencyError)):
+        given_backend_options(parse("--backend", "tensorrt", "--threads", "2"))
+
+
+def test_the_command_prints_and_writes(
+    profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = parse("-n", "2", "--warmup", "1", "--warmup-limit", "0", "--streams", "")
+    args.bundle, args.profile, args.json = SET / "bundles" / "plain", [profile], tmp_path / "l.json"
+    args.cold_starts = 0
+    assert args.run(args) == 0
+    printed = capsys.readouterr().out
+    for part in ("encode", "total", "100.0%", "seeded noise", "nothing is copied", "told by"):
+        assert part in printed
+    assert json.loads((tmp_path / "l.json").read_text())["schema_version"] == 1
 
 
 def test_pytorch_is_not_imported() -> None:
-    code = "import sys, cff_bench.cli, cff_bench.latency; print('torch' in sys.modules)"
+    code = (
+        "import sys, cff_bench.cli, cff_bench.latency.command, cff_bench.latency; "
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

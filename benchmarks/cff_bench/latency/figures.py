@@ -1,0 +1,93 @@
+"""From raw timings to percentiles and shares, for tables and for scripts."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from cff_bench.latency.configurations import STAGES, Configuration
+from cff_bench.latency.timed_backend import TO_DEVICE, TO_HOST, copy_reasons
+from cff_bench.timing import Summary, summarize
+
+
+def stage_timings(configuration: Configuration, reasons: dict[str, str]) -> dict[str, list[float]]:
+    """Return milliseconds of every stage that is told apart, then of `total`, in order measured.
+
+    A copy that is told apart is taken out of the stage that it happens in, so that stages add up
+    to the total: the image's way to the device out of `encode`, downloads out of `finish`.
+    """
+    rows = []
+    for timing, told in zip(configuration.timings, configuration.device, strict=True):
+        row = dict(timing)
+        if TO_DEVICE not in reasons:
+            row[TO_DEVICE] = told.get(f"on_{TO_DEVICE}", 0.0)
+            row["encode"] -= row[TO_DEVICE]
+        if TO_HOST not in reasons:
+            row[TO_HOST] = told.get("download", 0.0)
+            row["finish"] -= row[TO_HOST]
+        rows.append(row)
+    named = [name for name in STAGES if name in rows[0]]
+    named += [name for name in rows[0] if name not in (*STAGES, "total")]
+    return {name: [row[name] for row in rows] for name in (*named, "total")}
+
+
+def device_timings(configuration: Configuration) -> dict[str, list[float]]:
+    """Return milliseconds between events on the device, where the backend tells them all along."""
+    rows = configuration.device
+    names = [name for name in (rows[0] if rows else {}) if name.startswith("on_")]
+    return {
+        name.removeprefix("on_"): [row[name] for row in rows]
+        for name in names
+        if all(name in row for row in rows)
+    }
+
+
+def summarize_rounds(values_ms: Sequence[float], n_images: int) -> Summary:
+    """Summarise timings of images that take turns.
+
+    Jitter is the mean absolute difference of consecutive latencies (RFC 3550, section 6.4.1, with a
+    plain mean in place of its running one), here of the same image: what images differ by is not
+    jitter.
+    """
+    summary = summarize(values_ms)
+    differences = np.abs(np.asarray(values_ms[n_images:]) - np.asarray(values_ms[:-n_images]))
+    return replace(summary, jitter_ms=float(differences.mean()) if differences.size else 0.0)
+
+
+def configuration_facts(
+    configuration: Configuration, n_images: int, reasons: dict[str, str]
+) -> dict[str, Any]:
+    """Return stages with percentiles and their share of the mean total, the total, and throughput.
+
+    Parameters
+    ----------
+    configuration : Configuration
+    n_images : int
+    reasons : dict
+        Why a copy is not told apart, as `copy_reasons`.
+    """
+    timings = stage_timings(configuration, reasons)
+    total = summarize_rounds(timings.pop("total"), n_images)
+    stages = []
+    for name, values in timings.items():
+        summary = summarize_rounds(values, n_images)
+        # a share of means: shares then add up to one
+        share = summary.mean_ms / total.mean_ms
+        stages.append({"name": name, **asdict(summary), "share": share})
+    return {
+        "name": configuration.name,
+        "stages": stages,
+        "not_told_apart": reasons,
+        "total": asdict(total),
+        "throughput": total.throughput,
+        **configuration.to_dict(),
+    }
+
+
+def reasons_of(configuration: Configuration, backend: str, options: Any) -> dict[str, str]:
+    """Return why copies are not told apart in this configuration."""
+    told: dict[str, float] = {}
+    for one in configuration.device:
+        told |= one
+    return copy_reasons(backend, options, told)
