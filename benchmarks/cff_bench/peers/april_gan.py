@@ -8,7 +8,7 @@ by step and in its order. S_n are the sections of the paper, "code" is what only
               one Linear(E,C) per block, unit length, 100 P T, upsample to H x W with
               aligned corners, softmax, channel "abnormal", sum over the blocks           S 3.2
     text      softmax(100 f T) of the unit image embedding f                              S 3.2
-    few-shot  second forward pass of the same image for the same tokens                   S 3.3, code
+    few-shot  second forward pass of the same image, for the same tokens                  code
               per block scikit-learn's cosine similarity of the raw tokens to those of the
               K references, on the host; 1 - cosine, minimum over the bank, upsample, sum S 3.3
     fusion    both maps added; 0.5 (text score + maximum of the map)                      S 3.3

@@ -5,19 +5,19 @@ nothing else.
 """
 
 from collections.abc import Callable
-
-import numpy as np
+from typing import Any
 
 from cff_bench.peers.answer import Answer
 from cff_bench.peers.subject import Subject, admitted_precisions, bench_profile
 from cff_runtime import Inspector, Profile
-from cff_runtime.backends import open_backend
+from cff_runtime.backends import Backend, open_backend
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import BackendError, MissingDependencyError, UsageError
 from cff_runtime.manifest import DEFAULT_PRECISION, Manifest
 
 OURS = "onnxruntime"
-EAGER, COMPILED = "pytorch eager", "pytorch compile"
+EAGER, COMPILED, REDUCED = "pytorch eager", "pytorch compile", "pytorch eager reduced"
+_EAGER_KINDS = {EAGER: "plain", COMPILED: "compiled", REDUCED: "reduced"}
 OPENVINO = "openvino"
 APRIL_GAN = "april-gan as published"
 ANOMALIB = "anomalib patchcore exported"
@@ -30,7 +30,10 @@ def contestant_names(manifest: Manifest) -> list[str]:
     """Return who takes part for a bundle, this project's first."""
     admitted = admitted_precisions(manifest)
     names = [f"{OURS} {precision}" for precision in admitted]
-    names += [EAGER, COMPILED, f"{OPENVINO} fp32", f"{OPENVINO} bf16", f"{OPENVINO} int8"]
+    names += [EAGER, COMPILED]
+    if any(stage.width < manifest.joint_dim for stage in manifest.stages):
+        names.append(REDUCED)  # of other networks the rank is full
+    names += [f"{OPENVINO} fp32", f"{OPENVINO} bf16", f"{OPENVINO} int8"]
     return [*names, APRIL_GAN, ANOMALIB]
 
 
@@ -49,8 +52,8 @@ def load_contestant(name: str, subject: Subject) -> Inspect:
     UsageError, BackendError, CffError
         If it cannot run this bundle here; the message says why.
     """
-    if name in (EAGER, COMPILED):
-        return _load_eager(subject, name == COMPILED)
+    if name in _EAGER_KINDS:
+        return _load_eager(subject, _EAGER_KINDS[name])
     if name == APRIL_GAN:
         return _load_april_gan(subject)
     if name == ANOMALIB:
@@ -67,10 +70,10 @@ def load_contestant(name: str, subject: Subject) -> Inspect:
     raise UsageError(f"`name` must be a contestant, got {name!r}")
 
 
-def _inspection(subject: Subject, inspector: Inspector, backend: object) -> Inspect:
+def _inspection(subject: Subject, inspector: Inspector, backend: Backend) -> Inspect:
     template = Profile.load(subject.profile)
     manifest = inspector.bundle.manifest
-    profile = bench_profile(template, manifest, backend, list(subject.references))  # type: ignore[arg-type]
+    profile = bench_profile(template, manifest, backend, list(subject.references))
 
     def inspect() -> Answer:
         result = inspector.inspect(subject.image, profile)
@@ -97,7 +100,7 @@ def _load_openvino(subject: Subject, precision: str) -> Inspect:
     return _inspection(subject, Inspector(bundle, backend), backend)
 
 
-def _load_eager(subject: Subject, compiled: bool) -> Inspect:
+def _load_eager(subject: Subject, kind: str) -> Inspect:
     import torch
 
     from cff_bench.peers.eager import EagerInspection
@@ -110,7 +113,7 @@ def _load_eager(subject: Subject, compiled: bool) -> Inspect:
         profile.text,
         list(subject.references),
         profile.peak_scale,
-        compiled,
+        kind,
     )
     return lambda: inspection.inspect(subject.image)
 
@@ -128,13 +131,14 @@ def _load_april_gan(subject: Subject) -> Inspect:
         )
     torch.set_num_threads(subject.threads)
     detector = rebuild_detector(manifest)
+    trunk: Any = detector.trunk
     method = AprilGan(
-        detector.trunk.visual,
+        trunk.visual,
         list(detector.head.projectors),
-        [index + 1 for index in detector.trunk.indices],
+        [index + 1 for index in trunk.indices],
         Profile.load(subject.profile).text,
-        np.asarray(manifest.backbone["mean"]) / 255.0,
-        np.asarray(manifest.backbone["std"]) / 255.0,
+        [value / 255.0 for value in manifest.backbone["mean"]],
+        [value / 255.0 for value in manifest.backbone["std"]],
     )
     method.remember(list(subject.references))
     return lambda: method.inspect(subject.image)

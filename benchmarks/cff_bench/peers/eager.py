@@ -1,31 +1,35 @@
-"""This project's own detector end to end in PyTorch, as a user of `cff_edge` would write it.
+"""The project's own detector end to end in PyTorch, as a user of `cff_edge` would write it.
 
-Image in memory -> resize -> trunk, head and text map -> search of the memory bank -> map and score.
-The classes are those that `cff-eval` judges with (`cff_edge.few_shot`): unfolded projectors and
-calibrators, and banks written in the space that they span, which is part of them. Compiled means
-`torch.compile` with its defaults around the same steps, warmed up outside every timing.
+Image in memory -> resize -> `Detector`, unfolded -> cosines to the bank -> map and score. Banks
+hold what the detector gives, [M_s,C]. Compiled means `torch.compile` with its defaults around
+detector and search.
+
+Reduced is `cff_edge.FewShotDetector`, the path of `cff-eval`: the same answers, with banks written
+in the space that they span. That is the exporter's fold of the rank, taken over into PyTorch. It
+stands beside, so that what this one fold saves can be told from the rest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from cff_bench.peers.answer import Answer, Stopwatch
 from cff_bench.precision.eager import rebuild_detector
 from cff_edge.checkpoint import load_run
 from cff_edge.config import HeadConfig
-from cff_edge.detector import Detector
-from cff_edge.few_shot import FewShotDetector, Projection
+from cff_edge.detector import Detection, Detector
+from cff_edge.few_shot import FewShotDetector, Projection, distance_map, nearest_cosine
 from cff_runtime.finishing import image_score
 from cff_runtime.manifest import Manifest
 
 
 class EagerInspection:
-    """A detector with fitted memory banks.
+    """A detector with filled memory banks.
 
     Parameters
     ----------
@@ -35,10 +39,10 @@ class EagerInspection:
         Of the training run that the bundle was made from; without it the head is untrained, which
         costs the same and answers otherwise.
     text : ndarray of shape (C, 2), float32
-    references : sequence of K ndarrays of shape (h, w, 3), uint8
+    references : sequence of K ndarrays of shape (H, W, 3), uint8
     peak_scale : float
         Of the image score, see `cff_runtime.finishing`.
-    compiled : bool
+    kind : {'plain', 'compiled', 'reduced'}
     """
 
     def __init__(
@@ -48,71 +52,126 @@ class EagerInspection:
         text: NDArray[np.float32],
         references: Sequence[NDArray[np.uint8]],
         peak_scale: float,
-        compiled: bool,
+        kind: str,
     ) -> None:
         detector = rebuild_detector(manifest)
         if run is not None:
             detector.head.load_state_dict(load_run(run)[1])
         self._preprocessing = manifest.preprocessing
         self._peak_scale = peak_scale
-        self._encode: Callable[[Tensor], tuple[list[Tensor], Tensor | None]] = _Encode(detector)
-        self._scorer = FewShotDetector(
-            detector.info, detector.head, _head_config(manifest), torch.from_numpy(text)
-        )
-        stages = [self._tokens(image)[0] for image in references]
-        self._scorer.fit([torch.cat(stage) for stage in zip(*stages, strict=True)])
-        self._project = self._scorer.project
-        self._search: Callable[[Projection], Tensor] = self._map_of
-        if compiled:
-            self._encode = torch.compile(self._encode)
-            self._project = torch.compile(self._project)
-            self._search = torch.compile(self._search)
+        images = [torch.from_numpy(np.array(image))[None] for image in references]
+        vectors = torch.from_numpy(text)
+        with torch.no_grad():
+            self._steps: _Steps = (
+                _Reduced(detector, manifest, vectors, images)
+                if kind == "reduced"
+                else _Plain(detector, manifest, vectors, images, kind == "compiled")
+            )
 
     @torch.no_grad()
     def inspect(self, image: NDArray[np.uint8]) -> Answer:
         """Inspect an RGB image [h,w,3], uint8, from memory to score and map."""
         watch = Stopwatch()
-        resized = self._preprocessing(image)
+        resized = torch.from_numpy(np.array(self._preprocessing(image)))[None]
         watch.lap("preprocess")
-        tokens, embedding = self._encode(torch.from_numpy(resized)[None])
-        projection = self._project(tokens, embedding)
+        encoding = self._steps.encode(resized)
         watch.lap("encode")
-        anomaly_map = self._search(projection)
+        anomaly_map = self._steps.search(encoding)
         watch.lap("search")
-        scores = projection.text_scores
-        text_score = None if scores is None else float(scores[0])
+        text = encoding.text_score if isinstance(encoding, Detection) else encoding.text_scores
+        text_score = None if text is None else float(text[0])
         score = image_score(float(anomaly_map.max()), text_score, self._peak_scale)
         watch.lap("finish")
         return Answer(score, anomaly_map.numpy(), watch.stages_ms)
 
-    @torch.no_grad()
-    def _tokens(self, image: NDArray[np.uint8]) -> tuple[list[Tensor], Tensor | None]:
-        return self._encode(torch.from_numpy(self._preprocessing(image))[None])
 
-    def _map_of(self, projection: Projection) -> Tensor:
-        return self._scorer.search(projection).maps[0]
+class _Steps(Protocol):
+    """The two halves of an inspection."""
+
+    def encode(self, images: Tensor) -> Detection | Projection: ...
+
+    def search(self, encoding: Detection | Projection) -> Tensor: ...
 
 
-class _Encode(torch.nn.Module):
-    """Normalisation and trunk: uint8 images [B,H,W,3] to raw tokens and embeddings."""
+class _Plain:
+    """The reference detector and its banks as they are."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        manifest: Manifest,
+        text: Tensor,
+        references: Sequence[Tensor],
+        compiled: bool,
+    ) -> None:
+        found = [detector(image, text).features for image in references]
+        banks = [torch.cat([rows[0] for rows in stage]) for stage in zip(*found, strict=True)]
+        self._detector: nn.Module = detector
+        self._text = text
+        self._search: nn.Module = _Search(manifest, banks)
+        if compiled:
+            self._detector.compile()
+            self._search.compile()
+
+    def encode(self, images: Tensor) -> Detection | Projection:
+        """Return unit features, text map and text score."""
+        detection: Detection = self._detector(images, self._text)
+        return detection
+
+    def search(self, encoding: Detection | Projection) -> Tensor:
+        """Return the anomaly map [H,W]."""
+        assert isinstance(encoding, Detection)
+        anomaly_map: Tensor = self._search(encoding.features, encoding.text_map)
+        return anomaly_map
+
+
+class _Search(nn.Module):
+    """Features [1,N_s,C] and text map [1,H,W] to the anomaly map [H,W]."""
+
+    def __init__(self, manifest: Manifest, banks: Sequence[Tensor]) -> None:
         super().__init__()
-        self.detector = detector
+        self.banks = list(banks)
+        self.grids = [stage.grid for stage in manifest.stages]
+        self.size = (manifest.preprocessing.height, manifest.preprocessing.width)
+        self.distance = manifest.distance
+        self.text_weight = manifest.text.weight
 
-    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Return S stages [B,N_s,E_s] and the embedding [B,C], or None without a text tower."""
-        stages, embedding = self.detector.trunk(self.detector.normalize(images))
+    def forward(self, features: Sequence[Tensor], text_map: Tensor) -> Tensor:
+        """Add the stages' distance maps and the weighted text map."""
+        total = self.text_weight * text_map
+        for queries, bank, grid in zip(features, self.banks, self.grids, strict=True):
+            nearest = nearest_cosine(queries, bank)
+            total = total + distance_map(nearest, grid, self.size, self.distance)
+        return total[0]
+
+
+class _Reduced:
+    """Trunk and `FewShotDetector`, as `cff-eval` has them."""
+
+    def __init__(
+        self, detector: Detector, manifest: Manifest, text: Tensor, references: Sequence[Tensor]
+    ) -> None:
+        self._detector = detector
+        head = manifest.head
+        config = HeadConfig(
+            calibrator=head["calibrator"],
+            bank=head["bank"],
+            distance=manifest.distance,
+            text_weight=manifest.text.weight,
+        )
+        self._scorer = FewShotDetector(detector.info, detector.head, config, text)
+        stages = [self._tokens(image)[0] for image in references]
+        self._scorer.fit([torch.cat(stage) for stage in zip(*stages, strict=True)])
+
+    def encode(self, images: Tensor) -> Detection | Projection:
+        """Return unit features, text map and text score."""
+        return self._scorer.project(*self._tokens(images))
+
+    def search(self, encoding: Detection | Projection) -> Tensor:
+        """Return the anomaly map [H,W]."""
+        assert isinstance(encoding, Projection)
+        return self._scorer.search(encoding).maps[0]
+
+    def _tokens(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        stages, embedding = self._detector.trunk(self._detector.normalize(images))
         return stages, embedding
-
-
-def _head_config(manifest: Manifest) -> HeadConfig:
-    """Return how the bundle's head scores, as the training configuration words it."""
-    head = manifest.head
-    return HeadConfig(
-        calibrator=head["calibrator"],
-        bank=head["bank"],
-        distance=manifest.distance,
-        text_map=head.get("text_map", "maps"),
-        text_weight=manifest.text.weight,
-    )

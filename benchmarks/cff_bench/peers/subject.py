@@ -106,11 +106,13 @@ def choose_subject(
         references = Profile.load(profile).reference_images
     if references.shape[1:3] != size:
         raise UsageError(
-            f"`--profile` must be enrolled at {size[0]} x {size[1]} px, as the bundle reads images, "
+            f"`--profile` must be enrolled at {size[0]} x {size[1]} px, as the bundle has it, "
             f"got {references.shape[1]} x {references.shape[2]}; enrol the product with this bundle"
         )
     # the one after those that serve as references where there is no profile
-    pixels = load_image(opened.file(golden[min(GOLDEN_SHOTS, len(golden) - 1)]) if image is None else image)
+    pixels = load_image(
+        opened.file(golden[min(GOLDEN_SHOTS, len(golden) - 1)]) if image is None else image
+    )
     return Subject(bundle, profile, run, threads, references, pixels)
 
 

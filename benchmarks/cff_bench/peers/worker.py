@@ -21,7 +21,6 @@ from cff_runtime.errors import CffError
 
 _RESET_PEAK = "5"
 _PROCESS = Path("/proc/self")
-_N_WEIGHED = 2
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -59,8 +58,7 @@ def _peak_mb(inspect: Inspect) -> float | None:
         (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
     except OSError:
         return None
-    for _ in range(_N_WEIGHED):
-        inspect()
+    inspect()  # what is planned or compiled in the first run is there by now
     for line in (_PROCESS / "status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
