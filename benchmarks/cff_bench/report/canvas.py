@@ -9,7 +9,8 @@ from cff_bench.report.axes import Scale, format_tick
 FONT_PX = 12
 LINE_PX = 16
 N_COLOURS = 8
-_CHARACTER_PX = 6.5  # of the mean letter; no font can be asked, so a little generous
+# no font can be asked, so the widths are those of a wide one
+_NARROW, _WIDE = frozenset(" .,:;'|!()[]/ijltfrI1-"), frozenset("mwMWGOQ@%&")
 
 
 @dataclass
@@ -70,13 +71,17 @@ class Canvas:
 
 def text_px(words: str) -> float:
     """Return about how wide words are."""
-    return len(words) * _CHARACTER_PX
+    return sum(map(_letter_px, words))
 
 
 def shortened(words: str, width_px: float) -> str:
     """Return words cut to a width, with an ellipsis where something is lost."""
-    n = max(2, int(width_px / _CHARACTER_PX))
-    return words if len(words) <= n else words[: n - 1] + "…"
+    if text_px(words) <= width_px:
+        return words
+    kept = words
+    while len(kept) > 1 and text_px(kept) + FONT_PX > width_px:
+        kept = kept[:-1]
+    return kept + "…"
 
 
 def wrapped(words: str, width_px: float) -> list[str]:
@@ -135,3 +140,11 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
         moved[index] = min(moved[index], most)
         most = moved[index] - gap
     return moved
+
+
+def _letter_px(letter: str) -> float:
+    if letter in _NARROW:
+        return 4.8
+    if letter in _WIDE:
+        return 11.0
+    return 8.4 if letter.isupper() else 7.5

@@ -38,7 +38,8 @@ figure{margin:1.6rem 0}figcaption{font-weight:600;margin-bottom:.5rem}
 .holds{color:var(--good)}.fails{color:var(--bad)}
 nav ol{padding-left:1.4rem}details{margin:1rem 0}summary{cursor:pointer;opacity:.8}
 pre{white-space:pre-wrap;font:12px/1.4 ui-monospace,monospace}
-@media (max-width:500px){.facts{grid-template-columns:1fr;gap:0}.facts dd{margin-bottom:.35rem}}
+@media (max-width:500px){.facts{grid-template-columns:4.6rem 1fr;gap:.1rem .5rem}
+.facts dt{hyphens:auto}.checks li{padding-left:4.6rem;text-indent:-4.6rem}.checks b{width:4.6rem}}
 @media print{body{max-width:none;margin:0;font-size:10.5pt}h2{break-before:page;border:0}
 h2.first{break-before:auto}figure,tr,.checks li{break-inside:avoid}h3,figcaption{break-after:avoid}
 details,nav{display:none}.scroll{overflow:visible}}
@@ -65,7 +66,7 @@ def format_html(reports: Sequence[Report], title: str = "", remarks: Sequence[st
     for index, report in enumerate(reports):
         head = f'<h2 id="{_anchor(index, report)}"{" class=first" if not index else ""}>'
         body.append(f"{head}{_text(report.title)}</h2>" if is_many else "")
-        body.append(_report(report))
+        body.append(_report(report, machine_facts(reports[0].environment) if is_many else {}))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -94,11 +95,14 @@ def _summary(reports: Sequence[Report]) -> str:
     return "\n".join(parts)
 
 
-def _report(report: Report) -> str:
+def _report(report: Report, told: dict[str, str]) -> str:
+    """Return one report; what the top of the page has told of the machine is not told again."""
+    machine = machine_facts(report.environment)
+    machine = {name: words for name, words in machine.items() if told.get(name) != words}
     parts = []
     if report.command:
         parts.append(f"<p><code>{_text(' '.join(report.command))}</code></p>")
-    parts.append(_facts({**machine_facts(report.environment), **setting_facts(report.settings)}))
+    parts.append(_facts({**machine, **setting_facts(report.settings)}))
     parts += [f'<p class="note">{_text(note)}</p>' for note in report.notes]
     if report.checks:
         parts.append(f"<h3>Checks</h3>{_checks(report.checks)}")

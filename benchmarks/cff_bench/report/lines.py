@@ -30,7 +30,8 @@ def draw_lines(plot: Plot, width: float) -> Canvas:
     canvas = Canvas(width)
     names = [str(series.name) for series in plot.series]
     categories = _categories(plot)
-    room = max((text_px(name) for name in names), default=0.0) + 12
+    labels = [str(s.name) for s in plot.series if _has_line(plot, s)]
+    room = max((text_px(name) for name in labels), default=0.0) + 12
     n_points = max((len(series.x) for series in plot.series), default=0)
     is_direct = (
         len(names) <= _MOST_LABELS
@@ -61,7 +62,10 @@ def draw_lines(plot: Plot, width: float) -> Canvas:
     ]
     _draw_marks(canvas, plot.marks, scale_x, scale_y, y + 4)
     if is_direct and len(names) > 1:
-        _draw_names(canvas, names, drawn, right, (top, bottom))
+        ends = [i for i in range(len(names)) if _has_line(plot, plot.series[i])]
+        _draw_names(canvas, names, drawn, ends, right, (top, bottom))
+        others = [i for i in range(len(names)) if i not in ends]
+        _draw_names_beside(canvas, names, drawn, others, top)
     return canvas
 
 
@@ -131,7 +135,7 @@ def _draw_series(
     runs = _runs(series, categories, scale_x, scale_y)
     points = [point for run in runs for point in run]
     _draw_interval(canvas, plot, series, colour, categories, scale_x, scale_y)
-    has_line = series.style in ("line", "dashed") or (plot.kind == "line" and not series.style)
+    has_line = _has_line(plot, series)
     if has_line:
         for run in runs:
             canvas.path(run, f"s{colour} dashed" if series.style == "dashed" else f"s{colour}")
@@ -139,6 +143,10 @@ def _draw_series(
         size = "big" if len(points) <= 60 else "small"
         canvas.dots(points, f"p{colour} {size}")
     return points
+
+
+def _has_line(plot: Plot, series: PlotSeries) -> bool:
+    return series.style in ("line", "dashed") or (plot.kind == "line" and not series.style)
 
 
 def _runs(
@@ -212,11 +220,12 @@ def _draw_names(
     canvas: Canvas,
     names: Sequence[str],
     drawn: Sequence[Sequence[Point]],
+    chosen: Sequence[int],
     right: float,
     ends: tuple[float, float],
 ) -> None:
     """Write each name to the right of its last point, moved apart where they would touch."""
-    shown = [index for index, points in enumerate(drawn) if points]
+    shown = [index for index in chosen if drawn[index]]
     lasts = [max(drawn[index]) for index in shown]
     heights = spread([y for _, y in lasts], LINE_PX - 2, ends[0] + 4, ends[1])
     for index, (x, y), height in zip(shown, lasts, heights, strict=True):
@@ -224,3 +233,30 @@ def _draw_names(
             canvas.line(x + 3, y, right + 4, height, f"s{index % N_COLOURS} leader")
         words = shortened(names[index], canvas.width - right - 6)
         canvas.text(right + 7, height + 4, words, style=f"t{index % N_COLOURS}")
+
+
+def _draw_names_beside(
+    canvas: Canvas,
+    names: Sequence[str],
+    drawn: Sequence[Sequence[Point]],
+    chosen: Sequence[int],
+    top: float,
+) -> None:
+    """Write each name beside its last point, on the first side where nothing else lies."""
+    taken = [(x - 5, y - 5, x + 5, y + 5) for points in drawn for x, y in points]
+    for index in chosen:
+        if not drawn[index]:
+            continue
+        (x, y), width = max(drawn[index]), text_px(names[index])
+        sides = [(x + 8, y + 4), (x - 8 - width, y + 4), (x - width / 2, y - 9)]
+        sides += [(x - width / 2, y + 18), (x + 6, y - 9), (x + 6, y + 18)]
+        boxes = [(left, base - 10, left + width, base + 3) for left, base in sides]
+        inside = [b for b in boxes if b[0] >= 0 and b[2] <= canvas.width and b[1] >= top - 12]
+        free = [b for b in inside if not any(_overlap(b, other) for other in taken)]
+        box = (free or inside or boxes)[0]
+        taken.append(box)
+        canvas.text(box[0], box[3] - 3, names[index], style=f"t{index % N_COLOURS} halo")
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
