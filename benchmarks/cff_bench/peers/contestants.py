@@ -119,16 +119,16 @@ def _load_eager(subject: Subject, kind: str) -> Inspect:
 
 
 def _load_april_gan(subject: Subject) -> Inspect:
-    import torch
-
-    from cff_bench.peers.april_gan import AprilGan
-    from cff_bench.precision.eager import rebuild_detector
-
     manifest = Bundle.open(subject.bundle).manifest
     if not manifest.backbone["name"].startswith("open_clip:"):
         raise UsageError(
             f"APRIL-GAN is defined for CLIP vision transformers, not {manifest.backbone['name']}"
         )
+    import torch
+
+    from cff_bench.peers.april_gan import AprilGan
+    from cff_bench.precision.eager import rebuild_detector
+
     torch.set_num_threads(subject.threads)
     detector = rebuild_detector(manifest)
     trunk: Any = detector.trunk
