@@ -9,7 +9,7 @@ from typing import Any
 
 from cff_bench.peers.answer import Answer
 from cff_bench.peers.subject import Subject, admitted_precisions, bench_profile
-from cff_runtime import Inspector, Profile
+from cff_runtime import Inspector
 from cff_runtime.backends import Backend, open_backend
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import BackendError, MissingDependencyError, UsageError
@@ -71,7 +71,7 @@ def load_contestant(name: str, subject: Subject) -> Inspect:
 
 
 def _inspection(subject: Subject, inspector: Inspector, backend: Backend) -> Inspect:
-    template = Profile.load(subject.profile)
+    template = subject.template()
     manifest = inspector.bundle.manifest
     profile = bench_profile(template, manifest, backend, list(subject.references))
 
@@ -106,7 +106,7 @@ def _load_eager(subject: Subject, kind: str) -> Inspect:
     from cff_bench.peers.eager import EagerInspection
 
     torch.set_num_threads(subject.threads)
-    profile = Profile.load(subject.profile)
+    profile = subject.template()
     inspection = EagerInspection(
         Bundle.open(subject.bundle).manifest,
         subject.run,
@@ -136,7 +136,7 @@ def _load_april_gan(subject: Subject) -> Inspect:
         trunk.visual,
         list(detector.head.projectors),
         [index + 1 for index in trunk.indices],
-        Profile.load(subject.profile).text,
+        subject.template().text,
         [value / 255.0 for value in manifest.backbone["mean"]],
         [value / 255.0 for value in manifest.backbone["std"]],
     )

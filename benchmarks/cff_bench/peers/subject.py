@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +15,16 @@ from cff_runtime.backends import Backend
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import BundleError, UsageError
 from cff_runtime.imaging import load_image
+from cff_runtime.inspector import DEFAULT_TEXT_NAME
 from cff_runtime.manifest import DEFAULT_PRECISION, Manifest
 from cff_runtime.origin import Origin
 from cff_runtime.product_check import mean_features
 from cff_runtime.profile_history import now_utc
 from cff_runtime.references import Reference, pixels_sha256
+from cff_runtime.thresholds import Threshold
 
 GOLDEN_SHOTS = 4
-_GOLDEN_PROFILE = "golden/profile.fp32.safetensors"
+_LIMIT = 1.0  # of a profile that nobody decides with
 _FACTS, _REFERENCES, _IMAGE = "subject.json", "references.npy", "image.npy"
 
 
@@ -32,9 +35,10 @@ class Subject:
     Attributes
     ----------
     bundle : Path
-    profile : Path
-        Gives text vectors and decision rule; memory banks are made anew from `references`, by every
-        contestant with its own features.
+    profile : Path or None
+        Gives text vectors and decision rule; None takes the bundle's vectors and a rule of no
+        meaning. Memory banks are made anew from `references`, by every contestant with its own
+        features.
     run : Path or None
         Of the training run behind the bundle; None where PyTorch takes an untrained head.
     threads : int
@@ -45,7 +49,7 @@ class Subject:
     """
 
     bundle: Path
-    profile: Path
+    profile: Path | None
     run: Path | None
     threads: int
     references: NDArray[np.uint8]
@@ -53,13 +57,11 @@ class Subject:
 
     def save(self, folder: Path) -> None:
         """Write it for the contestants' processes."""
-        run = None if self.run is None else str(self.run.resolve())
-        facts = {
-            "bundle": str(self.bundle.resolve()),
-            "profile": str(self.profile.resolve()),
-            "run": run,
-            "threads": self.threads,
+        paths = {"bundle": self.bundle, "profile": self.profile, "run": self.run}
+        facts: dict[str, Any] = {
+            name: None if path is None else str(path.resolve()) for name, path in paths.items()
         }
+        facts["threads"] = self.threads
         (folder / _FACTS).write_text(json.dumps(facts))
         np.save(folder / _REFERENCES, self.references)
         np.save(folder / _IMAGE, self.image)
@@ -70,11 +72,36 @@ class Subject:
         facts = json.loads((folder / _FACTS).read_text())
         return cls(
             bundle=Path(facts["bundle"]),
-            profile=Path(facts["profile"]),
+            profile=None if facts["profile"] is None else Path(facts["profile"]),
             run=None if facts["run"] is None else Path(facts["run"]),
             threads=facts["threads"],
             references=np.load(folder / _REFERENCES),
             image=np.load(folder / _IMAGE),
+        )
+
+    def template(self) -> Profile:
+        """Return a profile with text vectors and a decision rule, but without memory banks."""
+        if self.profile is not None:
+            return Profile.load(self.profile)
+        bundle = Bundle.open(self.bundle)
+        rule = Threshold(_LIMIT, _LIMIT, "by-hand", len(self.references), (), (), 1.0, "", _LIMIT)
+        return Profile(
+            product="golden images",
+            bundle_id=bundle.manifest.id,
+            origin=Origin.of(bundle.manifest),
+            banks=(),
+            means=(),
+            text=bundle.text_vectors(DEFAULT_TEXT_NAME),
+            reference_images=self.references,
+            references=(),
+            threshold=rule,
+            display_range=(0.0, _LIMIT),
+            peak_scale=1.0,
+            text_name=DEFAULT_TEXT_NAME,
+            product_limit=_LIMIT,
+            settings={},
+            compression=None,
+            history=(),
         )
 
 
@@ -99,7 +126,6 @@ def choose_subject(
         )
     size = (opened.manifest.preprocessing.height, opened.manifest.preprocessing.width)
     if profile is None:
-        profile = opened.file(_GOLDEN_PROFILE)
         pictures = [load_image(opened.file(name)) for name in golden[:GOLDEN_SHOTS]]
         references = np.stack([opened.manifest.preprocessing(picture) for picture in pictures])
     else:
