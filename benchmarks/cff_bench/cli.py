@@ -13,10 +13,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cff_bench.accuracy_latency.command import add_accuracy_latency_parser
 from cff_bench.c_library.command import add_c_library_parser
 from cff_bench.compare.command import add_compare_parser
 from cff_bench.environment import available_cores, package_version
+from cff_bench.evaluate_cost.command import add_evaluate_cost_parser
+from cff_bench.latency.command import add_latency_parser
+from cff_bench.peers.command import add_peers_parser
+from cff_bench.report.all_parts import add_all_parser
+from cff_bench.roofline.command import add_roofline_parser
 from cff_bench.search.command import add_search_parser
+from cff_bench.sweep.command import add_sweep_parser
+from cff_bench.table6.command import add_table6_parser
 from cff_bench.thresholds.command import add_thresholds_parser
 from cff_runtime.errors import CffError, MissingDependencyError
 from cff_runtime.storage import atomic_write
@@ -85,15 +93,6 @@ def write_json(path: Path | None, report: dict[str, Any]) -> None:
         atomic_write(path, (json.dumps(report, indent=2) + "\n").encode())
 
 
-def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every measuring subcommand has."""
-    parser.add_argument("-n", type=_positive, default=50, help="timed rounds (default: 50)")
-    parser.add_argument(
-        "--warmup", type=_not_negative, default=5, help="rounds before them (default: 5)"
-    )
-    parser.add_argument("--json", type=Path, metavar="F", help="also write the report as JSON")
-
-
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cff-bench", description="Measure and demonstrate on this machine."
@@ -101,79 +100,30 @@ def _build_parser() -> argparse.ArgumentParser:
     version = package_version("cff-edge") or "unknown"
     parser.add_argument("--version", action="version", version=f"cff-bench {version}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands = (_add_table6, _add_latency, _add_footprint, _add_precision, _add_demo)
+    reports = (
+        add_table6_parser,
+        add_latency_parser,
+        add_sweep_parser,
+        add_accuracy_latency_parser,
+        add_roofline_parser,
+        add_peers_parser,
+        add_search_parser,
+        add_evaluate_cost_parser,
+        add_compare_parser,
+        add_all_parser,
+    )
     further = (
+        _add_footprint,
+        _add_precision,
+        _add_demo,
         _add_real_parts,
         _add_experiment,
-        add_search_parser,
         add_thresholds_parser,
         add_c_library_parser,
-        add_compare_parser,
     )
-    for add_command in (*commands, *further):
+    for add_command in (*reports, *further):
         add_command(subparsers)
     return parser
-
-
-def _add_table6(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "table6", help="the paper's Table 6: heads alone, unfolded and folded"
-    )
-    add_measuring_arguments(parser)
-    parser.add_argument(
-        "--threads",
-        type=_positive,
-        default=available_cores(),
-        help="of PyTorch and of ONNX Runtime (default: physical cores, %(default)s here)",
-    )
-    parser.set_defaults(run=_run_table6)
-
-
-def _run_table6(args: argparse.Namespace) -> int:
-    from cff_bench.table6 import Table6Settings, format_table6, run_table6
-
-    settings = Table6Settings(n=args.n, warmup=args.warmup, threads=args.threads)
-    report = run_table6(settings)
-    print(format_table6(report))
-    write_json(args.json, report)
-    return 0
-
-
-def _add_latency(subparsers: Any) -> None:
-    parser = subparsers.add_parser("latency", help="one inspection, stage by stage")
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by cff-export")
-    parser.add_argument(
-        "--profile", type=Path, required=True, metavar="P", help="made by cff-run enroll"
-    )
-    parser.add_argument(
-        "--image", type=Path, metavar="F", help="part to inspect (default: seeded noise)"
-    )
-    add_measuring_arguments(parser)
-    parser.add_argument("--backend", default="onnxruntime", help="default: onnxruntime")
-    parser.add_argument("--provider", help="execution provider of the backend (default: its own)")
-    parser.add_argument(
-        "--threads", type=_positive, help="of the backend (default: the backend chooses)"
-    )
-    parser.set_defaults(run=_run_latency)
-
-
-def _run_latency(args: argparse.Namespace) -> int:
-    from cff_bench.latency import LatencySettings, format_latency, run_latency
-
-    chosen = {"provider": args.provider, "threads": args.threads}
-    settings = LatencySettings(
-        bundle=args.bundle,
-        profile=args.profile,
-        image=args.image,
-        n=args.n,
-        warmup=args.warmup,
-        backend=args.backend,
-        options={name: value for name, value in chosen.items() if value is not None},
-    )
-    report = run_latency(settings)
-    print(format_latency(report))
-    write_json(args.json, report)
-    return 0
 
 
 def _add_footprint(subparsers: Any) -> None:

@@ -12,8 +12,10 @@ from cff_bench.report.svg import draw_both, style_sheet
 from cff_bench.report.terminal import describe_check
 
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1b1d20;--line:#8886;--good:#00694d;--bad:#b3261e;--soft:#8881}
-@media screen and (prefers-color-scheme:dark){:root{--ink:#e6e6e6;--good:#5fd0a7;--bad:#ff8a80}}
+:root{color-scheme:light dark;--ink:#1b1d20;--line:#8886;--good:#00694d;--bad:#b3261e;--soft:#8881;
+--pale:#5b6066}
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e6e6e6;--pale:#a3a8ae;
+--good:#5fd0a7;--bad:#ff8a80}}
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
 max-width:780px;margin:1.5rem auto;padding:0 1rem;overflow-wrap:anywhere}
@@ -23,7 +25,7 @@ h3{font-size:1.05rem;margin:1.8rem 0 .4rem}a{color:var(--c0)}
 code{font:13px/1.4 ui-monospace,monospace;background:var(--soft);padding:.1em .3em;
 border-radius:3px}
 .facts{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.6rem 0;
-font-size:.92rem}.facts dt{opacity:.7}.facts dd{margin:0}
+font-size:.92rem}.facts dt{color:var(--pale)}.facts dd{margin:0}
 .note{border-left:4px solid var(--c4);padding:.2rem .9rem;margin:.5rem 0}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.92rem;min-width:50%}
 th{font-weight:600;border-bottom:1.5px solid var(--line);vertical-align:bottom}
@@ -32,11 +34,11 @@ td{border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
 td.number{white-space:nowrap}
 th.left,td.left{text-align:left}td.left{min-width:6rem}
 figure{margin:1.6rem 0}figcaption{font-weight:600;margin-bottom:.5rem}
-.under{font-size:.88rem;opacity:.8;margin:.3rem 0}
+.under{font-size:.88rem;color:var(--pale);margin:.3rem 0}
 .checks{list-style:none;padding:0}.checks li{padding:.15rem 0 .15rem 5.2rem;text-indent:-5.2rem}
 .checks b{display:inline-block;width:5.2rem;text-indent:0}
 .holds{color:var(--good)}.fails{color:var(--bad)}
-nav ol{padding-left:1.4rem}details{margin:1rem 0}summary{cursor:pointer;opacity:.8}
+nav ol{padding-left:1.4rem}details{margin:1rem 0}summary{cursor:pointer;color:var(--pale)}
 pre{white-space:pre-wrap;font:12px/1.4 ui-monospace,monospace}
 @media (max-width:500px){.facts{grid-template-columns:4.6rem 1fr;gap:.1rem .5rem}
 .facts dt{hyphens:auto}.checks li{padding-left:4.6rem;text-indent:-4.6rem}.checks b{width:4.6rem}}
