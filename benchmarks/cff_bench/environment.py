@@ -59,8 +59,11 @@ class Environment:
         Logical cores of the machine; physical cores this process may use, see `available_cores`.
     ram_gib : float or None
         Memory of the machine.
+    is_virtual : bool or None
+        Whether a hypervisor runs this machine, as an x86 processor tells it.
     cpu_mhz, cpu_mhz_max : float or None
-        Clock of the first core now, and its upper limit.
+        Clock of the first core now, and its upper limit. A virtual machine without cpufreq tells a
+        constant in place of the clock, which is left out.
     cpu_governor, power_mode : str or None
         Frequency governor; nvpmodel's mode on a Jetson.
     load_average : tuple of float or None
@@ -79,6 +82,7 @@ class Environment:
     cores_logical: int | None
     cores_available: int
     ram_gib: float | None
+    is_virtual: bool | None
     cpu_mhz: float | None
     cpu_mhz_max: float | None
     cpu_governor: str | None
@@ -107,6 +111,7 @@ def collect_environment() -> Environment:
         cores_logical=os.cpu_count(),
         cores_available=available_cores(),
         ram_gib=_ram_gib(),
+        is_virtual=_is_virtual(),
         cpu_mhz=_cpu_mhz(),
         cpu_mhz_max=_khz_as_mhz(_CPU / "cpu0/cpufreq/scaling_max_freq"),
         cpu_governor=_read(_CPU / "cpu0/cpufreq/scaling_governor"),
@@ -179,7 +184,12 @@ def _cpu_mhz() -> float | None:
     mhz = _khz_as_mhz(_CPU / "cpu0/cpufreq/scaling_cur_freq")
     if mhz is not None:
         return mhz
-    return _number(_cpuinfo("cpu MHz"))
+    return None if _is_virtual() else _number(_cpuinfo("cpu MHz"))
+
+
+def _is_virtual() -> bool | None:
+    flags = _cpuinfo("flags")
+    return None if flags is None else "hypervisor" in flags.split()
 
 
 def _cpuinfo(key: str) -> str | None:

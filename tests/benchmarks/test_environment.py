@@ -31,7 +31,16 @@ def test_unknown_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: "")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     facts = collect_environment().to_dict()
-    for name in ("board", "cpu_model", "ram_gib", "cpu_mhz", "cpu_governor", "power_mode", "os"):
+    for name in (
+        "board",
+        "cpu_model",
+        "ram_gib",
+        "is_virtual",
+        "cpu_mhz",
+        "cpu_governor",
+        "power_mode",
+        "os",
+    ):
         assert facts[name] is None, name
     for name in ("load_average", "gpu", "onnxruntime_providers"):
         assert facts[name] is None, name
@@ -102,3 +111,25 @@ def test_arm_processor_is_named_by_lscpu(monkeypatch: pytest.MonkeyPatch) -> Non
         environment, "_run", lambda *command: "Vendor: ARM\nModel name: Cortex-A78AE"
     )
     assert environment._cpu_model() == "Cortex-A78AE"
+
+
+@pytest.mark.parametrize(
+    ("files", "is_virtual", "mhz"),
+    [
+        ({"cpuinfo": "cpu MHz : 2596.098\nflags : fpu hypervisor lm"}, True, None),
+        ({"cpuinfo": "cpu MHz : 3301.5\nflags : fpu lm"}, False, 3301.5),
+        ({"cpuinfo": "flags : hypervisor", "scaling_cur_freq": "2100000"}, True, 2100.0),
+        ({"cpuinfo": "BogoMIPS : 62.50"}, None, None),
+    ],
+)
+def test_the_constant_of_a_virtual_machine_is_no_clock(
+    files: dict[str, str],
+    is_virtual: bool | None,
+    mhz: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environment, "_read", lambda path: files.get(path.name))
+    monkeypatch.setattr(environment, "_run", lambda *command: "")
+    facts = collect_environment()
+    assert facts.is_virtual is is_virtual
+    assert facts.cpu_mhz == mhz

@@ -36,7 +36,7 @@ def add_latency_parser(subparsers: Any) -> None:
     _add_turns(parser)
     add_backend_arguments(parser, "of the backend (default: the backend chooses)")
     parser.set_defaults(provider=None, threads=None)  # left to the backend where not given
-    add_report_arguments(parser, has_checks=False)
+    add_report_arguments(parser)
     parser.set_defaults(run=_run_latency)
 
 

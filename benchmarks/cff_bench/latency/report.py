@@ -1,18 +1,22 @@
 """The report of `cff-bench latency`: series, tables, plots and notes out of what was measured."""
 
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from cff_bench.latency.cold_start import STEPS
 from cff_bench.latency.figures import device_timings, stage_timings
 from cff_bench.latency.plots import build_plots
 from cff_bench.latency.tables import build_tables
-from cff_bench.report.document import Report, Series
+from cff_bench.report.document import Check, Report, Series
 from cff_bench.sensors import SensorRow, judge_quietness
 
 if TYPE_CHECKING:
     from cff_bench.latency.measurement import Measured
 
 ROUNDS, COLD, STREAMS = "rounds", "cold starts", "streams"
+# share of one inspection that searching memory banks of this many references may take, by encoder
+CHECKED_REFERENCES = 4
+MAX_SEARCH_SHARE = {"open_clip:ViT-L-14-336": 0.10, "efficientnet-lite0": 0.30}
 _MAX_SAMPLER_SHARE = 0.01
 
 
@@ -28,6 +32,7 @@ def build_report(measured: "Measured") -> Report:
         series=_series(measured),
         tables=build_tables(measured),
         plots=build_plots(measured),
+        checks=_checks(measured),
         notes=_notes(measured),
         facts=_facts(measured),
     )
@@ -72,6 +77,18 @@ def _series(measured: "Measured") -> list[Series]:
     return found
 
 
+def _checks(measured: "Measured") -> list[Check]:
+    """Return what holds for the searches of the shipped encoders with four references."""
+    checks = []
+    for one, facts in zip(measured.configurations, measured.facts, strict=True):
+        limit = MAX_SEARCH_SHARE.get(str(one.inspector.bundle.manifest.backbone.get("name")))
+        if limit is not None and one.profile.n_references == CHECKED_REFERENCES:
+            share = next(s["share"] for s in facts["stages"] if s["name"] == "search")
+            name = f"{key(measured, one.name, 'search')}, share of an inspection"
+            checks.append(Check.of(name, share, limit))
+    return checks
+
+
 def _facts(measured: "Measured") -> dict[str, Any]:
     """Return what scripts read: the first configuration as it is, and all of them."""
     first = measured.facts[0]
@@ -96,8 +113,6 @@ def _facts(measured: "Measured") -> dict[str, Any]:
 
 def _cold_facts(measured: "Measured", name: str) -> dict[str, Any] | None:
     """Return medians under the names that scripts know, and the peak of memory."""
-    from statistics import median
-
     starts = measured.cold[name]
     if not starts:
         return None

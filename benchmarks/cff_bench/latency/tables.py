@@ -66,6 +66,8 @@ def _stages(measured: "Measured") -> Table:
 
 
 def _subjects(measured: "Measured") -> Table:
+    images = measured.images
+    sizes = dict.fromkeys(f"{image['width_px']} x {image['height_px']}" for image in images)
     rows = [
         {
             "configuration": facts["name"],
@@ -75,8 +77,8 @@ def _subjects(measured: "Measured") -> Table:
             "product": facts["profile"]["product"],
             "references": facts["profile"]["n_references"],
             "rows": facts["profile"]["bank_rows"],
-            "image": f"{measured.images[0]['width_px']} x {measured.images[0]['height_px']}",
-            "source": ", ".join(image["source"] for image in measured.images),
+            "image": ", ".join(sizes),
+            "source": ", ".join(image["source"] for image in images),
         }
         for facts in measured.facts
     ]
@@ -198,7 +200,8 @@ def _cold(measured: "Measured") -> Table | None:
 
 
 def _engines(measured: "Measured") -> Table | None:
-    rows = measured.engines or [{"graph": "–", "note": measured.no_engines}]
+    rows = [{**row, "note": ""} for row in measured.engines]
+    rows = rows or [{"note": measured.no_engines}]
     columns = [
         Column("graph", "graph", "left"),
         Column("flavour", "flavour", "left"),
