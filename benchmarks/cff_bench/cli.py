@@ -16,6 +16,7 @@ from typing import Any
 from cff_bench.accuracy_latency.command import add_accuracy_latency_parser
 from cff_bench.c_library.command import add_c_library_parser
 from cff_bench.compare.command import add_compare_parser
+from cff_bench.drift.command import add_drift_parser
 from cff_bench.environment import available_cores, package_version
 from cff_bench.evaluate_cost.command import add_evaluate_cost_parser
 from cff_bench.latency.command import add_latency_parser
@@ -119,6 +120,7 @@ def _build_parser() -> argparse.ArgumentParser:
         _add_real_parts,
         _add_experiment,
         add_thresholds_parser,
+        add_drift_parser,
         add_c_library_parser,
     )
     for add_command in (*reports, *further):
