@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from cff_bench.evaluate_cost.synthetic import Problem
+from cff_runtime.errors import UsageError
 
 EVALUATE = "evaluate"
 EVIDENCE = "collect_evidence"
@@ -15,7 +16,15 @@ WHAT = {
 
 
 def load_subject(name: str) -> Callable[[Problem], object]:
-    """Return a function that computes something of labels, scores, masks and maps."""
+    """Return a function that computes something of labels, scores, masks and maps.
+
+    Raises
+    ------
+    UsageError
+        If there is no such subject.
+    """
+    if name not in WHAT:
+        raise UsageError(f"`--subjects` must be of {', '.join(WHAT)}, got {name!r}")
     if name == SKLEARN:
         from sklearn.metrics import average_precision_score, roc_auc_score
 
