@@ -165,8 +165,8 @@ def test_copies_that_are_told_are_taken_out_of_their_stages() -> None:
 @pytest.mark.parametrize(
     ("backend", "options", "word"),
     [
-        ("tensorrt", {}, "events enclose"),
-        ("onnxruntime", {"provider": "cuda"}, "as part of a run"),
+        ("tensorrt", {}, "events enclose the copy"),
+        ("onnxruntime", {"provider": "cuda"}, "part of ONNX Runtime"),
     ],
 )
 def test_a_device_that_does_not_tell_copies_apart(

@@ -60,7 +60,7 @@ def _stages(measured: "Measured") -> Table:
         Column("stage", "stage", "left"),
         *percentile_columns(),
         Column("share", "share", spec=".1%"),
-        Column("note", "what it is, or why it is not told", "left"),
+        Column("note", "what, or why not", "left"),
     ]
     return Table("stages", "Stages of an inspection", _named(measured, columns), rows, JITTER_NOTE)
 

@@ -99,17 +99,17 @@ def copy_reasons(
         What `TimedBackend.take_times_ms` gave.
     """
     if backend == DEFAULT_BACKEND and _provider(options) == "cpu":
-        nothing = "nothing is copied: image, features and banks stay in the host's memory"
+        nothing = "nothing is copied on a CPU"
         return {TO_DEVICE: nothing, TO_HOST: nothing}
     if not is_on_device(backend, options):
-        inside = "inside `encode` and `search`: this provider's buffers are the host's"
+        inside = "inside `encode` and `search`: buffers on the host"
         return {TO_DEVICE: inside, TO_HOST: inside}
     reasons = {}
     if f"on_{TO_DEVICE}" not in told:
         reasons[TO_DEVICE] = (
-            "inside `encode`: ONNX Runtime copies its inputs as part of a run"
+            "inside `encode`: part of ONNX Runtime's run"
             if backend == DEFAULT_BACKEND
-            else "inside `encode`: this backend's events enclose copies and encoder together"
+            else "inside `encode`: its events enclose the copy"
         )
     if "download" not in told:
         reasons[TO_HOST] = "no features were downloaded"

@@ -53,7 +53,7 @@ class ThrottleSource(FileSource):
         self._box = box
         pattern = f"{_CPU}/cpu[0-9]*/thermal_throttle/*_throttle_count"
         self._files = _existing(box, pattern)
-        reason = "" if self._files else "not found: x86 machines tell it, virtual ones do not"
+        reason = "" if self._files else "not found: no thermal_throttle"
         self._add(
             Quantity(THROTTLED, "times slowed down by heat", "times", "thermal_throttle", COUNT),
             reason,
@@ -84,7 +84,7 @@ class ThermalSource(FileSource):
         if not self._zones:
             self._add(
                 Quantity("temperature", "temperature", "°C", "thermal zone"),
-                "not found: this machine shows no thermal zone",
+                "not found: no thermal zone",
             )
 
     def read(self) -> Mapping[str, float]:
@@ -114,7 +114,7 @@ class DevfreqSource(FileSource):
 
 
 def _no_clock(reason: str) -> str:
-    return "not found: no cpufreq, as in most virtual machines" if reason == "not found" else reason
+    return "not found: no cpufreq" if reason == "not found" else reason
 
 
 def _existing(box: Box, pattern: str) -> list[str]:

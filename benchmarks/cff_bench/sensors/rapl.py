@@ -40,7 +40,7 @@ class RaplSource(FileSource):
         if not self.quantities:
             self._add(
                 Quantity("watts_cpu", "power of the processor", "W", _SOURCE, RATE),
-                "not found: no /sys/class/powercap/intel-rapl, as in most virtual machines",
+                "not found: no powercap zone",
             )
 
     def read(self) -> Mapping[str, float]:
