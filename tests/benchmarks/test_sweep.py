@@ -348,7 +348,7 @@ def test_plots_show_points_fits_and_the_matrix(report: Report) -> None:
     assert scoring.series[0].x == [k * ROWS_OF_ONE for k in (1, 2, 3)]
     (heatmap,) = (plot for plot in report.plots if plot.kind == "heatmap")
     lines = {series.name: series for series in heatmap.series}
-    cut = lines["fp32, 1 threads, bank 200"]
+    cut = lines["fp32, 1 thread, bank 200"]
     assert cut.y[cut.x.index("B1 K1")] is None and cut.y[cut.x.index("B1 K2")] > 0
 
 

@@ -98,7 +98,7 @@ def _main_table(rows: list[dict[str, Any]]) -> Table:
         *(Column(name, title, spec=".3f") for name, title in METRICS.items()),
         Column("p50_ms", "p50 ms", spec=".2f"),
         Column("p95_ms", "p95", spec=".2f"),
-        Column("images_s", "images/s", spec=".1f"),
+        Column("images_s", "images/s", spec=".3g"),
         Column("n", "n"),
         Column("front", "on the front of", "left"),
     ]

@@ -124,7 +124,8 @@ def _heatmaps(rows: Sequence[dict[str, Any]]) -> Iterator[Plot]:
         chosen = [row for row in rows if (row["bundle"], row["backend"]) == place]
         lines: dict[str, dict[str, float | None]] = {}
         for row in chosen:
-            threads = "" if row["threads"] is None else f", {row['threads']} threads"
+            n = row["threads"]
+            threads = "" if n is None else f", {n} thread{'s' * (n > 1)}"
             bank = "" if row["bank"] == "whole" else f", bank {row['bank']}"
             line = lines.setdefault(f"{row['precision']}{threads}{bank}", {})
             line[f"B{row['batch']} K{row['shots']}"] = row.get("images_s")
@@ -132,7 +133,7 @@ def _heatmaps(rows: Sequence[dict[str, Any]]) -> Iterator[Plot]:
         name = f"matrix_{place[0]}_{place[1].replace('/', '_')}"
         title = f"Images per second, {place[0]}, {place[1]}"
         if any(value is not None for line in lines.values() for value in line.values()):
-            yield Plot(name, title, "heatmap", "batch and references", series=series, spec=".1f")
+            yield Plot(name, title, "heatmap", "batch and references", series=series, spec=".3g")
 
 
 def _checks(laws: Sequence[Law]) -> list[Check]:

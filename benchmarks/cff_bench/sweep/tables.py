@@ -7,6 +7,7 @@ import numpy as np
 
 from cff_bench.report.document import Column, Table
 from cff_bench.sweep.axes import Combination, bank_name, bank_rows
+from cff_bench.sweep.fits import MIN_POINTS
 from cff_bench.sweep.laws import FORMULAS, UNIT_NAMES, Law
 from cff_bench.sweep.measurement import Group, Sweep
 from cff_bench.timing import summarize
@@ -60,7 +61,7 @@ def matrix_table(rows: list[dict[str, Any]]) -> Table:
         Column("search_ms", "search ms", spec=".2f"),
         Column("p50_ms", "both p50", spec=".2f"),
         Column("p95_ms", "p95", spec=".2f"),
-        Column("images_s", "images/s", spec=".1f"),
+        Column("images_s", "images/s", spec=".3g"),
         Column("n", "n"),
     ]
     note = (
@@ -129,7 +130,7 @@ def law_table(laws: Sequence[Law]) -> Table:
                 "b_low": b_low,
                 "b_high": b_high,
                 "unit": UNIT_NAMES[law.kind],
-                "r2": fit.r2,
+                "r2": fit.r2 if len(fit.x) >= MIN_POINTS else None,
                 "residual": fit.largest_residual,
                 "verdict": law.sentence,
             }
