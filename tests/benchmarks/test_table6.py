@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -6,21 +8,23 @@ import pytest
 import torch
 from torch import nn
 
-from cff_bench import table6
-from cff_bench.folded_heads import FoldedHead, HeadShape, count_cost, head_to_onnx
-from cff_bench.table6 import (
+from cff_bench.report.document import Report
+from cff_bench.report.terminal import format_terminal
+from cff_bench.table6 import candidates
+from cff_bench.table6.candidates import (
     CALIBRATORS,
-    PAPER,
     PAPER_SHAPE,
     Candidate,
     Table6Settings,
     build_candidates,
     build_head,
     check_parity,
-    format_table6,
-    row_name,
-    run_table6,
 )
+from cff_bench.table6.command import parse_grid
+from cff_bench.table6.heads import FoldedHead, HeadShape, count_cost, head_to_onnx
+from cff_bench.table6.measurement import HeadCeilings, Table6, find_ratios, run_table6
+from cff_bench.table6.paper import PAPER
+from cff_bench.table6.report import build_report, plot_data
 from cff_edge.heads import Head
 from cff_runtime.errors import ParityError, UsageError
 
@@ -129,31 +133,71 @@ def test_unknown_layers_are_refused() -> None:
         head_to_onnx(head, 20)
 
 
+# by hand: 4 (1024 768 + 768) and 4 1369 1024 768, then the calibrator of each head
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),
+    [
+        ("none", 3_148_800, 4 * 1369 * 1024 * 768),
+        ("linear", 5_511_168, 4 * 1369 * (1024 * 768 + 768 * 768)),
+        ("mlp", 12_607_488, 4 * 1369 * (1024 * 768 + 4 * 768 * 768 + 8 * 768)),
+    ],
+)
+def test_real_projector_counts(name: str, params: int, macs: int) -> None:
+    shape = HeadShape(width=1024)
+    cost = count_cost(build_head(name, shape, seeded()), shape)
+    assert cost.params_mi * 2**20 == params
+    assert cost.macs_g * 1e9 == pytest.approx(macs, rel=1e-12)
+
+
 def test_every_candidate_gives_the_same_result() -> None:
-    settings = Table6Settings(n=1, warmup=0, threads=1, shape=SMALL)
-    differences = check_parity(build_candidates(settings))
-    assert len(differences) == 8
-    assert max(differences.values()) <= 1e-5
+    settings = Table6Settings(n=1, warmup=0, threads=1)
+    for shape in (SMALL, HeadShape(dim=16, n_stages=2, n_tokens=12, image_px=32, width=24)):
+        differences = check_parity(build_candidates(settings, shape))
+        assert len(differences) == 8
+        assert max(differences.values()) <= 1e-5
 
 
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
 def test_a_wrong_result_is_not_timed(wrong: float) -> None:
     right, other = [np.zeros((4, 2))], [np.full((4, 2), wrong)]
-    candidates = [
+    rows = [
         Candidate("mlp", False, "pytorch", nn.Identity(), lambda: right),
         Candidate("mlp", True, "onnxruntime", nn.Identity(), lambda: other),
     ]
     with pytest.raises(ParityError, match="mlp folded onnxruntime"):
-        check_parity(candidates)
+        check_parity(rows)
 
 
-def test_report_has_every_row_and_ratio() -> None:
+def run_small(**changes: Any) -> tuple[Table6, Table6Settings]:
+    settings = Table6Settings(
+        n=2,
+        warmup=1,
+        threads=1,
+        pause_ms=0.0,
+        shape=SMALL,
+        projector_width=24,
+        grid=(HeadShape(dim=8, n_stages=2, n_tokens=6, image_px=32),),
+        **{"compiled": False, **changes},
+    )
+    return run_table6(settings), settings
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Report, Table6]:
     n_threads = torch.get_num_threads()
-    settings = Table6Settings(n=2, warmup=1, threads=1, pause_ms=0.0, shape=SMALL)
-    report = json.loads(json.dumps(run_table6(settings)))
+    table6, settings = run_small()
     assert torch.get_num_threads() == n_threads
-    names = [row_name(row["head"], row["folded"], row["runtime"]) for row in report["rows"]]
-    assert names == [
+    report = build_report(table6, settings, {"cpu_model": "a processor"})
+    return Report.from_dict(json.loads(json.dumps(report.to_dict()))), table6
+
+
+def test_report_has_every_row(small: tuple[Report, Table6]) -> None:
+    report, _ = small
+    assert report.kind == "table6"
+    tables = {table.name: table for table in report.tables}
+    assert list(tables) == ["table6", "ratios", "projector", "projector_ratios", "grid"]
+    rows = tables["table6"].rows
+    assert [row["name"] for row in rows] == [
         "none unfolded pytorch",
         "none folded onnxruntime",
         "linear unfolded pytorch",
@@ -163,30 +207,89 @@ def test_report_has_every_row_and_ratio() -> None:
         "mlp unfolded onnxruntime",
         "mlp folded onnxruntime",
     ]
-    for row in report["rows"]:
+    for row in rows:
         assert row["n"] == 2
         assert row["throughput"] == pytest.approx(1000 / row["p50_ms"])
-        assert row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert row["max_abs_diff"] <= 1e-4
-        assert row["paper"] == PAPER[row["head"]]
-    assert report["settings"]["threads"] == 1
-    assert report["environment"]["packages"]["torch"]
+        assert {name: row[f"paper_{name}"] for name in PAPER[row["head"]]} == PAPER[row["head"]]
+    assert len(report.series) == 3 * 8
+    assert all(len(series.values) == 2 for series in report.series[:16])
+
+
+def test_papers_columns_stand_beside_its_own_shape_only(small: tuple[Report, Table6]) -> None:
+    report, table6 = small
+    assert not [c for c in report.tables[0].columns if c.title == "paper"]
+    main = replace(table6.shapes[0], shape=PAPER_SHAPE)
+    paper = build_report(replace(table6, shapes=[main, *table6.shapes[1:]]), Table6Settings(), {})
+    titles = [column.title for column in paper.tables[0].columns]
+    assert titles.count("paper") == 5
+
+
+def named(name: str, p50_ms: float | None, macs_g: float) -> dict[str, Any]:
+    head = name.split()[0]
+    return {"name": name, "head": head, "p50_ms": p50_ms, "min_ms": p50_ms, "macs_g": macs_g}
 
 
 def test_ratios_are_of_medians_beside_the_papers() -> None:
-    settings = Table6Settings(n=2, warmup=0, threads=1, pause_ms=0.0, shape=SMALL)
-    report = run_table6(settings)
-    ratios = {ratio["name"]: ratio for ratio in report["ratios"]}
+    rows = [
+        named("none folded onnxruntime", 10.0, 2.0),
+        named("linear folded onnxruntime", 10.4, 2.0),
+        named("mlp folded onnxruntime", 33.0, 8.0),
+        named("mlp unfolded onnxruntime", 44.0, 10.0),
+        named("none unfolded compiled", None, 2.0),
+        named("mlp unfolded compiled", 50.0, 10.0),
+    ]
+    ratios = {ratio["name"]: ratio for ratio in find_ratios(rows)}
+    assert not any("compiled" in name for name in ratios)
     folded = ratios["linear folded onnxruntime / none folded onnxruntime"]
-    p50 = {row_name(r["head"], r["folded"], r["runtime"]): r["p50_ms"] for r in report["rows"]}
-    assert folded["p50"] == pytest.approx(
-        p50["linear folded onnxruntime"] / p50["none folded onnxruntime"]
-    )
-    assert folded["macs"] == 1.0
+    assert folded["p50"] == pytest.approx(1.04)
+    assert (folded["macs"], folded["limit"]) == (1.0, 1.05)
     assert round(folded["paper"], 2) == 1.67
-    assert folded["limit"] == 1.05
-    for base in ("mlp unfolded onnxruntime", "mlp unfolded pytorch"):
-        assert ratios[f"mlp folded onnxruntime / {base}"]["paper"] is None
-    text = format_table6(report)
-    assert "133.8" in text and "16.183" in text and "1.67" in text
-    assert len(text.splitlines()) == 5 + 8 + 1 + 1 + len(table6.RATIOS)
+    mlp = ratios["mlp folded onnxruntime / mlp unfolded onnxruntime"]
+    assert mlp["p50"] == pytest.approx(0.75)
+    assert (mlp["paper"], mlp["limit"]) == (None, 0.85)
+    assert all(ratio["limit"] is None for ratio in find_ratios(rows, is_held=False))
+
+
+def test_roofline_is_the_larger_of_operations_and_bytes() -> None:
+    ceilings = HeadCeilings(gflops=200.0, gbps=20.0)
+    assert ceilings.bound_ms(macs_g=3.23, moved_bytes=43e6) == pytest.approx(32.3)
+    assert ceilings.bound_ms(macs_g=0.01, moved_bytes=43e6) == pytest.approx(2.15)
+
+
+def test_plot_has_the_machines_roofline_and_the_papers_points(
+    small: tuple[Report, Table6],
+) -> None:
+    report, table6 = small
+    (plot,) = report.plots
+    assert plot.x_log and plot.y_log
+    roof, paper = plot.series[0], plot.series[-1]
+    for x, y in zip(roof.x, roof.y, strict=True):
+        assert y == pytest.approx(x / table6.ceilings.gflops * 1e3)
+    assert paper.y == [41.6, 69.6, 133.8]
+    assert paper.x == pytest.approx([6.46, 12.92, 32.366])
+    lines = plot_data(report).splitlines()
+    assert len(lines) == 2 + sum(len(series.x) for series in plot.series)
+
+
+def test_what_cannot_be_compiled_is_a_dash_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(_head: object) -> object:
+        raise RuntimeError("no C++ compiler\nsecond line")
+
+    monkeypatch.setattr(candidates.torch, "compile", broken)
+    table6, settings = run_small(compiled=True)
+    row = next(row for row in table6.shapes[0].rows if row["runtime"] == "compiled")
+    assert row["p50_ms"] is None and row["failure"] == "torch.compile: no C++ compiler"
+    report = build_report(table6, settings, {})
+    assert "torch.compile: no C++ compiler" in report.notes
+    assert "–" in format_terminal([report])
+
+
+def test_grid_is_read_or_refused() -> None:
+    assert parse_grid("256x768, 64x32,256x768") == ((256, 768), (64, 32))
+    assert parse_grid("") == ()
+    for text in ("256", "0x3", "axb", "1x2x3"):
+        with pytest.raises(UsageError, match="tokens x channels"):
+            parse_grid(text)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from cff_bench.roofline.gemm import torch_threads
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-_BEYOND = 64 << 20  # of one array where no cache is known
+BEYOND = "memory"  # the level of arrays that no cache holds
+_LARGE = 64 << 20  # of one array where no cache is known
 _MAX_ARRAY = 256 << 20
 _CALL_BYTES = 32 << 20  # of one thread, moved by one call: its start must not count
 
@@ -66,12 +67,14 @@ def cache_bytes() -> dict[str, tuple[int, int]]:
 
 
 def build_transfers(threads: int, caches: dict[str, tuple[int, int]]) -> list[Transfer]:
-    """Return a copy for each level, and a triad where PyTorch is installed."""
-    kinds = ["copy"]
-    if importlib.util.find_spec("torch") is not None:
-        kinds.append("triad")
+    """Return a copy for each level, and a triad beyond the caches where PyTorch is installed.
+
+    Within a cache a call of PyTorch's would measure how fast its threads start.
+    """
+    has_torch = importlib.util.find_spec("torch") is not None
     transfers = []
     for level, array_bytes in array_sizes(threads, caches).items():
+        kinds = ("copy", "triad") if has_torch and level == BEYOND else ("copy",)
         for kind in kinds:
             n_arrays = {"copy": 2, "triad": 3}[kind]
             repeats = max(1, _CALL_BYTES // (n_arrays * array_bytes))
@@ -91,8 +94,8 @@ def array_sizes(threads: int, caches: dict[str, tuple[int, int]]) -> dict[str, i
     sizes = {}
     for level, (size, sharing) in caches.items():
         sizes[level] = size // min(threads, sharing) // 4 // 64 * 64
-    largest = max((size for size, _ in caches.values()), default=_BEYOND // 4)
-    sizes["memory"] = min(_MAX_ARRAY, max(_BEYOND, 4 * largest)) // threads // 64 * 64
+    largest = max((size for size, _ in caches.values()), default=_LARGE // 4)
+    sizes[BEYOND] = min(_MAX_ARRAY, max(_LARGE, 4 * largest)) // threads // 64 * 64
     return sizes
 
 

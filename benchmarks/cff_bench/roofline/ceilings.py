@@ -8,12 +8,10 @@ the node is memory-bound: a faster product would not help it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cff_bench.roofline.bandwidth import Transfer
+from cff_bench.roofline.bandwidth import BEYOND, Transfer
 from cff_bench.roofline.gemm import Gemm
 from cff_bench.roofline.profiling import NodeTime
 from cff_bench.timing import Samples
-
-BEYOND = "memory"  # the level of arrays that no cache holds
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from cff_bench.report.document import (
     Table,
     percentile_columns,
 )
-from cff_bench.roofline.bandwidth import cache_bytes
-from cff_bench.roofline.ceilings import BEYOND, Ceilings
+from cff_bench.roofline.bandwidth import BEYOND, cache_bytes
+from cff_bench.roofline.ceilings import Ceilings
 from cff_bench.roofline.measurement import Graph, Measured, RooflineSettings
 from cff_bench.roofline.profiling import NodeTime
 

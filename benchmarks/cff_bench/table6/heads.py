@@ -22,12 +22,26 @@ IR_VERSION = 8  # of opset 18: the oldest ONNX Runtime that the project allows r
 
 @dataclass(frozen=True)
 class HeadShape:
-    """C, S, N and the side of the input image in pixels that the table counts as memory."""
+    """C, S, N and the side of the input image in pixels that the table counts as memory.
+
+    `width` is E, that of the features; None takes C, as the paper's table does.
+    """
 
     dim: int = 768
     n_stages: int = 4
     n_tokens: int = 1369
     image_px: int = 518
+    width: int | None = None
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """E of every stage."""
+        return (self.width or self.dim,) * self.n_stages
+
+    @property
+    def name(self) -> str:
+        """Such as ``768 x 768, N 1369``: features, channels, tokens."""
+        return f"{self.width or self.dim} x {self.dim}, N {self.n_tokens}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,7 @@ def count_cost(module: nn.Module, shape: HeadShape) -> HeadCost:
     hooks = [layer.register_forward_hook(count) for layer in counted]
     try:
         with torch.inference_mode():
-            outputs = module([torch.zeros(1, shape.n_tokens, shape.dim)] * shape.n_stages)
+            outputs = module([torch.zeros(1, shape.n_tokens, width) for width in shape.widths])
     finally:
         for hook in hooks:
             hook.remove()
