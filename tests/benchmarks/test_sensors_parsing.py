@@ -325,3 +325,19 @@ def test_tegrastats_goes_on_by_itself(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_power_mode(text: str, expected: str | None) -> None:
     assert parse_nvpmodel(text) == expected
+
+
+def test_a_tool_tells_lines_and_what_it_spends(tmp_path: Path) -> None:
+    from cff_bench.sensors.tool_stream import ToolStream
+
+    put_tool(tmp_path, "busy", "echo first; i=0; while :; do i=$((i+1)); done")
+    lines: list[str] = []
+    stream = ToolStream([str(tmp_path / "bin" / "busy")], lines.append)
+    deadline_s = time.monotonic() + 20
+    while stream.spent_s < 0.05 and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert stream.is_running
+    stream.close()
+    assert lines == ["first\n"]
+    assert stream.spent_s >= 0.05  # also after its end
+    assert not stream.is_running

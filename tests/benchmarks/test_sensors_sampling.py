@@ -24,6 +24,7 @@ class Played:
     ) -> None:
         self.quantities, self.reasons = quantities, reasons or {}
         self._values, self._cost_s = list(values), cost_s
+        self.spent_s = 0.0
         self.n_read, self.is_closed = 0, False
 
     def read(self) -> Mapping[str, float]:
@@ -67,6 +68,15 @@ def test_sampling_goes_on_in_the_background() -> None:
     inner = [sample for sample in sampler.samples if not sample.is_edge]
     assert len(inner) >= 3
     assert 0 <= sampler.share_of_core < 1
+
+
+def test_what_tools_spend_counts() -> None:
+    source = Played([Quantity("a", "A", "MHz", "here")], [{"a": 1.0}])
+    with Sampler([source]) as sampler:
+        sampler.rest("while", 0.05)
+        cheap = sampler.share_of_core
+        source.spent_s = 10.0
+        assert sampler.share_of_core > cheap + 10.0
 
 
 def test_a_dear_sample_is_taken_less_often() -> None:

@@ -59,6 +59,11 @@ class TegrastatsSource(FileSource):
             return {}
         return dict(self._latest)
 
+    @property
+    def spent_s(self) -> float:
+        """Processor time of the tool."""
+        return 0.0 if self._stream is None else self._stream.spent_s
+
     def close(self) -> None:
         """End the tool."""
         if self._stream is not None:

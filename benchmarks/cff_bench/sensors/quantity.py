@@ -47,6 +47,11 @@ class Source(Protocol):
         """Return what can be told now, by name; cheap, and never fails."""
         ...
 
+    @property
+    def spent_s(self) -> float:
+        """Processor time of what was started for it."""
+        ...
+
     def close(self) -> None:
         """End whatever was started for it."""
         ...
@@ -68,6 +73,11 @@ class FileSource:
     def reasons(self) -> Mapping[str, str]:
         """Name of a quantity -> why it cannot be told here."""
         return self._reasons
+
+    @property
+    def spent_s(self) -> float:
+        """Nothing was started, so nothing was spent."""
+        return 0.0
 
     def close(self) -> None:
         """Nothing was started."""

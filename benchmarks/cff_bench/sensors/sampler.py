@@ -2,7 +2,8 @@
 
 Samples are taken at both ends of a phase and, in a long one, about once a second from a thread of
 its own. What that thread costs is measured with its own clock of processor time; it waits longer
-where a sample is dear, so that it stays below a hundredth of a core.
+where a sample is dear, so that it stays below a hundredth of a core. Tools that run beside it are
+counted as well; a report says so where all of it takes more.
 """
 
 import threading
@@ -62,8 +63,9 @@ class Sampler:
 
     @property
     def share_of_core(self) -> float:
-        """Processor time of sampling over the time that has passed."""
-        return self.spent_s / max(time.monotonic() - self._started_s, 1e-9)
+        """Processor time of sampling, tools among it, over the time that has passed."""
+        spent_s = self.spent_s + sum(source.spent_s for source in self.sources)
+        return spent_s / max(time.monotonic() - self._started_s, 1e-9)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

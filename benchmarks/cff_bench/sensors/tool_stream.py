@@ -4,10 +4,12 @@ Starting a tool for every sample would cost a process each; one that repeats by 
 and reading its pipe waits without using the processor.
 """
 
+import os
 import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 _END_TIMEOUT_S = 5.0
 
@@ -38,6 +40,7 @@ class ToolStream:
             errors="replace",
             bufsize=1,
         )
+        self._last_spent_s = 0.0
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -46,8 +49,20 @@ class ToolStream:
         """Whether the command still runs."""
         return self._process.poll() is None
 
+    @property
+    def spent_s(self) -> float:
+        """Processor time of the command: utime and stime of `/proc/PID/stat`, proc(5)."""
+        try:
+            text = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8")
+            user, system = text.rpartition(")")[2].split()[11:13]
+            self._last_spent_s = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        except (AttributeError, OSError, ValueError):
+            pass  # it has ended, or this is no Linux: what was told last
+        return self._last_spent_s
+
     def close(self) -> None:
         """End the command and wait for it."""
+        _ = self.spent_s
         self._process.terminate()
         try:
             self._process.wait(_END_TIMEOUT_S)
