@@ -80,7 +80,8 @@ def _value_scale(plot: Plot, categories: list[str], left: float, width: float) -
             texts += [format_cell(value, plot.spec) for value in series.y]
     room = max(text_px(text) for text in texts) + 10
     from_zero = None if _is_dots(plot) else True
-    return fit_scale(values, left, width - room, plot.y_log, from_zero)
+    is_log = plot.y_log and plot.kind != "stacked"  # logs do not add up
+    return fit_scale(values, left, width - room, is_log, from_zero)
 
 
 def _draw_bar(

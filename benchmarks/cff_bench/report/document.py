@@ -137,6 +137,9 @@ class PlotSeries:
                 f"`x`, `y`, `low` and `high` of `{self.name}` must have the same length, "
                 f"got {lengths}"
             )
+        for part in (self.y, self.low, self.high):
+            if not all(value is None or isinstance(value, (int, float)) for value in part or ()):
+                raise UsageError(f"`y`, `low` and `high` of `{self.name}` must be numbers or None")
 
 
 @dataclass(frozen=True)

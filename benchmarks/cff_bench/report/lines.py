@@ -19,6 +19,7 @@ from cff_bench.report.canvas import (
 from cff_bench.report.document import Mark, Plot, PlotSeries
 
 _LABEL_SHARE = 0.3  # names stand at the ends of lines where they need no more of the width
+_LONGEST_SHARE = 0.45
 _MOST_LABELS = 9
 _FEW_POINTS = 4  # a cloud of so many points is named beside one of them
 
@@ -36,6 +37,7 @@ def draw_lines(plot: Plot, width: float) -> Canvas:
     is_direct = (
         len(names) <= _MOST_LABELS
         and room <= _LABEL_SHARE * width
+        and max(map(text_px, names), default=0.0) <= _LONGEST_SHARE * width
         and (plot.kind == "line" or n_points <= _FEW_POINTS)
     )
     y = 0.0
