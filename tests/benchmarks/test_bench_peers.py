@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cff_bench.peers import eager, figures
+from cff_bench.peers import command, eager, figures
 from cff_bench.peers.command import add_peers_parser
 from cff_bench.peers.contest import Contest, subject_key
 from cff_bench.peers.contestants import (
@@ -30,6 +30,7 @@ from cff_bench.peers.subject import Subject, bench_profile, choose_subject
 from cff_bench.peers.turns import Contestant, contestants, take_turns
 from cff_bench.report.document import Report
 from cff_edge.backbones import Backbone
+from cff_edge.checkpoint import HEAD_NAME
 from cff_edge.heads import Head
 from cff_runtime import Bundle, Inspector, Profile
 from cff_runtime.backends import open_backend
@@ -279,7 +280,9 @@ def test_golden_images_take_the_place_of_a_profile(lite_bundle: Bundle) -> None:
     golden = [name for name in lite_bundle.manifest.files if name.startswith("golden/golden_")]
     chosen = choose_subject(lite_bundle.path, None, None, None, 1)
     assert len(chosen.references) == 4 < len(golden)
-    assert chosen.image.shape[2] == 3
+    assert not any(np.array_equal(chosen.image, one) for one in chosen.references)
+    template = chosen.template()
+    assert template.text.shape == (lite_bundle.manifest.joint_dim, 2)
 
 
 def test_command(
@@ -294,3 +297,24 @@ def test_command(
     assert args.run(args) == 0
     assert REFERENCE in capsys.readouterr().out
     assert "peers" in (tmp_path / "peers.json").read_text()
+
+
+def test_profile_and_run_beside_the_bundle(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    assert (command._profile_beside(bundle), command._run_beside(bundle)) == (None, None)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/head.safetensors").touch()
+    profile = tmp_path / "nut.profile.safetensors"
+    profile.touch()
+    assert command._profile_beside(bundle) == profile.resolve()
+    assert command._run_beside(bundle) == (tmp_path / "run").resolve()
+    (tmp_path / "cup.profile.safetensors").touch()
+    assert command._profile_beside(bundle) is None  # which of two?
+    assert HEAD_NAME == command._HEAD_FILE
+
+
+def test_a_run_of_another_head(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eager, "load_run", lambda run: (None, {}, {}))
+    with pytest.raises(UsageError, match="does not fit"):
+        load_contestant(EAGER, replace(subject, run=Path("other")))

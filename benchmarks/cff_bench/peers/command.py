@@ -9,11 +9,10 @@ from typing import Any
 from cff_bench.environment import available_cores
 
 DEFAULT_BUNDLE = Path("build/demo/bundle")
-DEFAULT_PROFILE = Path("build/demo/cup.profile.safetensors")
-DEFAULT_RUN = Path("build/demo/run")
 FULL_BUNDLE = Path("build/vit-l")
 ANOMALIB_PYTHON = Path(".venv-peers/bin/python")
 DEFAULT_N, DEFAULT_FULL_N = 50, 5
+_HEAD_FILE = "head.safetensors"  # of a finished run; asking cff_edge would import PyTorch
 
 
 def add_peers_parser(subparsers: Any) -> None:
@@ -33,23 +32,29 @@ def add_peers_parser(subparsers: Any) -> None:
         type=Path,
         nargs="?",
         metavar="BUNDLE",
-        help=f"folder made by cff-export (default: {DEFAULT_BUNDLE}, with its profile and run)",
+        default=DEFAULT_BUNDLE,
+        help="folder made by cff-export (default: %(default)s of `make demo`)",
     )
     parser.add_argument(
         "--profile",
         type=Path,
         metavar="P",
-        help="made by cff-run enroll: references, decision (default: golden images)",
+        help="made by cff-run enroll: references and decision (default: the only one beside "
+        "BUNDLE, else golden images)",
     )
     parser.add_argument(
         "--run",
         type=Path,
         dest="training_run",
         metavar="DIR",
-        help="training run behind the bundle, so that PyTorch's answers can be compared",
+        help="training run behind the bundle, so that PyTorch's answers can be compared (default: "
+        "`run` beside BUNDLE, else an untrained head)",
     )
     parser.add_argument(
-        "--image", type=Path, metavar="F", help="part to inspect (default: a golden image)"
+        "--image",
+        type=Path,
+        metavar="F",
+        help="part to inspect (default: the profile's first reference)",
     )
     parser.add_argument(
         "--full",
@@ -99,14 +104,10 @@ def _run_peers(args: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("cff_bench").setLevel(logging.INFO)
-    bundle, profile, training_run = args.bundle, args.profile, args.training_run
-    if bundle is None:
-        bundle, profile = DEFAULT_BUNDLE, profile or DEFAULT_PROFILE
-        training_run = training_run or DEFAULT_RUN
     settings = PeersSettings(
-        bundle=bundle,
-        profile=profile,
-        run=training_run,
+        bundle=args.bundle,
+        profile=args.profile or _profile_beside(args.bundle),
+        run=args.training_run or _run_beside(args.bundle),
         image=args.image,
         full_bundle=args.full_bundle if args.full else None,
         n=args.n,
@@ -118,3 +119,13 @@ def _run_peers(args: argparse.Namespace) -> int:
         command=args.command_line,
     )
     return write_report(args, run(settings))
+
+
+def _profile_beside(bundle: Path) -> Path | None:
+    found = list(bundle.resolve().parent.glob("*.profile.safetensors"))
+    return found[0] if len(found) == 1 else None
+
+
+def _run_beside(bundle: Path) -> Path | None:
+    folder = bundle.resolve().parent / "run"
+    return folder if (folder / _HEAD_FILE).is_file() else None

@@ -24,6 +24,7 @@ from cff_edge.checkpoint import load_run
 from cff_edge.config import HeadConfig
 from cff_edge.detector import Detection, Detector
 from cff_edge.few_shot import FewShotDetector, Projection, distance_map, nearest_cosine
+from cff_runtime.errors import UsageError
 from cff_runtime.finishing import image_score
 from cff_runtime.manifest import Manifest
 
@@ -56,7 +57,7 @@ class EagerInspection:
     ) -> None:
         detector = rebuild_detector(manifest)
         if run is not None:
-            detector.head.load_state_dict(load_run(run)[1])
+            _load_head(detector, run)
         self._preprocessing = manifest.preprocessing
         self._peak_scale = peak_scale
         images = [torch.from_numpy(np.array(image))[None] for image in references]
@@ -175,3 +176,12 @@ class _Reduced:
     def _tokens(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
         stages, embedding = self._detector.trunk(self._detector.normalize(images))
         return stages, embedding
+
+
+def _load_head(detector: Detector, run: Path) -> None:
+    try:
+        detector.head.load_state_dict(load_run(run)[1])
+    except RuntimeError as error:
+        raise UsageError(
+            f"`--run` must be the training run behind the bundle, the head in `{run}` does not fit"
+        ) from error

@@ -43,7 +43,7 @@ class PeersSettings:
     run : Path or None
         Training run behind `bundle`, so that PyTorch has its head and answers can be compared.
     image : Path or None
-        Part to inspect; None takes a golden image of the bundle.
+        Part to inspect; None takes the profile's first reference, or a golden image.
     full_bundle : Path or None
         Another one to measure as well, of a network that takes seconds, with golden images.
     n, full_n : int

@@ -108,38 +108,48 @@ class Subject:
 def choose_subject(
     bundle: Path, profile: Path | None, run: Path | None, image: Path | None, threads: int
 ) -> Subject:
-    """Choose references and image: the profile's and a file, or the bundle's golden images.
+    """Choose references and image.
+
+    References are the profile's, or the bundle's golden images. Without a file the image is the
+    profile's first reference, a part of the product that needs no resizing, or a golden image that
+    is no reference.
 
     Raises
     ------
+    BundleError
+        If the bundle lacks the golden images that are needed.
     UsageError
         If the profile was enrolled with another network input.
     CffError
         Whatever opening the bundle, the profile and the image raises.
     """
     opened = Bundle.open(bundle)
-    golden = sorted(name for name in opened.manifest.files if name.startswith("golden/golden_"))
-    if (profile is None and len(golden) <= GOLDEN_SHOTS) or (image is None and not golden):
-        raise BundleError(
-            f"`{bundle}` must hold golden images to take the place of a profile and an image, got "
-            f"{len(golden)}; export it again, or give `--profile` and `--image`"
-        )
-    size = (opened.manifest.preprocessing.height, opened.manifest.preprocessing.width)
     if profile is None:
-        pictures = [load_image(opened.file(name)) for name in golden[:GOLDEN_SHOTS]]
-        references = np.stack([opened.manifest.preprocessing(picture) for picture in pictures])
+        references, default = _golden_images(opened)
     else:
         references = Profile.load(profile).reference_images
+        default = references[0]
+    size = (opened.manifest.preprocessing.height, opened.manifest.preprocessing.width)
     if references.shape[1:3] != size:
         raise UsageError(
             f"`--profile` must be enrolled at {size[0]} x {size[1]} px, as the bundle has it, "
             f"got {references.shape[1]} x {references.shape[2]}; enrol the product with this bundle"
         )
-    # the one after those that serve as references where there is no profile
-    pixels = load_image(
-        opened.file(golden[min(GOLDEN_SHOTS, len(golden) - 1)]) if image is None else image
-    )
+    pixels = default if image is None else load_image(image)
     return Subject(bundle, profile, run, threads, references, pixels)
+
+
+def _golden_images(bundle: Bundle) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return references [K,H,W,3] and an image [h,w,3] out of a bundle's golden images."""
+    names = sorted(name for name in bundle.manifest.files if name.startswith("golden/golden_"))
+    if len(names) <= GOLDEN_SHOTS:
+        raise BundleError(
+            f"`{bundle.path}` must hold more than {GOLDEN_SHOTS} golden images to take the place "
+            f"of a profile, got {len(names)}; export it again, or give `--profile`"
+        )
+    images = [load_image(bundle.file(name)) for name in names[: GOLDEN_SHOTS + 1]]
+    references = [bundle.manifest.preprocessing(image) for image in images[:GOLDEN_SHOTS]]
+    return np.stack(references), images[GOLDEN_SHOTS]
 
 
 def bench_profile(
