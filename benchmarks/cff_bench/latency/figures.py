@@ -15,7 +15,8 @@ def stage_timings(configuration: Configuration, reasons: dict[str, str]) -> dict
     """Return milliseconds of every stage that is told apart, then of `total`, in order measured.
 
     A copy that is told apart is taken out of the stage that it happens in, so that stages add up
-    to the total: the image's way to the device out of `encode`, downloads out of `finish`.
+    to the total: the image's way to the device and that of the text map back out of `encode`,
+    downloads of features out of `finish`.
     """
     rows = []
     for timing, told in zip(configuration.timings, configuration.device, strict=True):
@@ -24,8 +25,10 @@ def stage_timings(configuration: Configuration, reasons: dict[str, str]) -> dict
             row[TO_DEVICE] = told.get(f"on_{TO_DEVICE}", 0.0)
             row["encode"] -= row[TO_DEVICE]
         if TO_HOST not in reasons:
-            row[TO_HOST] = told.get("download", 0.0)
-            row["finish"] -= row[TO_HOST]
+            download, of_encode = told.get("download", 0.0), told.get(f"on_{TO_HOST}", 0.0)
+            row[TO_HOST] = download + of_encode
+            row["finish"] -= download
+            row["encode"] -= of_encode
         rows.append(row)
     named = [name for name in STAGES if name in rows[0]]
     named += [name for name in rows[0] if name not in (*STAGES, "total")]

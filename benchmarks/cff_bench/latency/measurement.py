@@ -92,10 +92,11 @@ def measure(settings: LatencySettings, box: Box | None = None) -> Measured:
     """Measure; see `run`."""
     box = box or Box()
     sources = image_sources(settings.images)
+    images = describe_images(sources)  # a file that is missing is told before anything is opened
     with tempfile.TemporaryDirectory(prefix="cff-bench-") as folder:
         configurations = open_configurations(settings, Path(folder))
         try:
-            return _measure(settings, box, sources, configurations)
+            return _measure(settings, box, sources, images, configurations)
         finally:
             close_all(configurations)
 
@@ -110,9 +111,9 @@ def _measure(
     settings: LatencySettings,
     box: Box,
     sources: list[ImageSource],
+    images: list[dict[str, Any]],
     configurations: list[Configuration],
 ) -> Measured:
-    images = describe_images(sources)
     modes = read_modes(box)
     environment = collect_environment().to_dict()
     with Sampler(find_sources(box)) as sampler:
