@@ -327,7 +327,9 @@ def test_power_mode(text: str, expected: str | None) -> None:
     assert parse_nvpmodel(text) == expected
 
 
-def test_a_tool_tells_lines_and_what_it_spends(tmp_path: Path) -> None:
+def test_a_tool_tells_lines_and_what_it_spends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from cff_bench.sensors.tool_stream import ToolStream
 
     put_tool(tmp_path, "busy", "echo first; i=0; while :; do i=$((i+1)); done")
@@ -336,7 +338,9 @@ def test_a_tool_tells_lines_and_what_it_spends(tmp_path: Path) -> None:
     deadline_s = time.monotonic() + 20
     while stream.spent_s < 0.05 and time.monotonic() < deadline_s:
         time.sleep(0.02)
-    assert stream.is_running
+    assert stream.is_running and stream.is_fresh
+    monkeypatch.setattr("cff_bench.sensors.tool_stream.FRESH_S", 0.0)
+    assert not stream.is_fresh
     stream.close()
     assert lines == ["first\n"]
     assert stream.spent_s >= 0.05  # also after its end

@@ -54,8 +54,8 @@ class TegrastatsSource(FileSource):
             self._stream = ToolStream([_TOOL, "--interval", str(interval_ms)], self._take)
 
     def read(self) -> Mapping[str, float]:
-        """Return what the tool wrote last; nothing once it has ended."""
-        if self._stream is not None and not self._stream.is_running:
+        """Return what the tool wrote last; nothing if that is long ago."""
+        if self._stream is not None and not self._stream.is_fresh:
             return {}
         return dict(self._latest)
 

@@ -5,12 +5,15 @@ and reading its pipe waits without using the processor.
 """
 
 import os
+import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+FRESH_S = 5.0  # a line that is older tells nothing about now
 _END_TIMEOUT_S = 5.0
 
 
@@ -31,8 +34,11 @@ class ToolStream:
 
     def __init__(self, command: list[str], take: Callable[[str], None]) -> None:
         self._take = take
+        self._last_line_s = time.monotonic()
+        # a tool may hold lines back in a pipe; stdbuf(1) makes it write each at once
+        unbuffered = ["stdbuf", "-oL"] if shutil.which("stdbuf") else []
         self._process = subprocess.Popen(
-            command,
+            [*unbuffered, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -48,6 +54,11 @@ class ToolStream:
     def is_running(self) -> bool:
         """Whether the command still runs."""
         return self._process.poll() is None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the command runs and wrote a line lately."""
+        return self.is_running and time.monotonic() - self._last_line_s < FRESH_S
 
     @property
     def spent_s(self) -> float:
@@ -78,4 +89,5 @@ class ToolStream:
         stream = self._process.stdout
         with suppress(OSError, ValueError):  # closed while it was read
             for line in stream or ():
+                self._last_line_s = time.monotonic()
                 self._take(line)
