@@ -72,7 +72,13 @@ def report(settings: PeersSettings) -> Report:
     return run(settings)
 
 
-def _contest(name: str, size: int, samples: dict[str, list[float]], folder: Path) -> Contest:
+def _contest(
+    name: str,
+    size: int,
+    samples: dict[str, list[float]],
+    folder: Path,
+    trained_on: tuple[str, ...] = (),
+) -> Contest:
     """A contest whose figures are written by hand; every map is of ones but the second, of 1.5."""
     ran = []
     for index, (contestant, values) in enumerate(samples.items()):
@@ -88,7 +94,8 @@ def _contest(name: str, size: int, samples: dict[str, list[float]], folder: Path
             )
         )
     manifest: Any = SimpleNamespace(
-        backbone={"name": name},
+        backbone={"name": name, "weights": "random"},
+        head={"trained_on": trained_on},
         preprocessing=SimpleNamespace(height=size),
         precisions=("fp32", "int8", "fp16"),
     )
@@ -204,6 +211,9 @@ def test_tables_by_hand(tmp_path: Path) -> None:
     assert rows[ANOMALIB] == {"name": ANOMALIB, "absent": "not there"}
     shares = [row["share"] for row in parts.rows if row["name"] == EAGER]
     assert shares == [0.75, 0.25]
+    trained = _contest("efficientnet-lite0", 256, samples, tmp_path, ("bottle",))
+    rows = {row["name"]: row for row in figures.tables_of(trained)[0].rows}
+    assert rows[EAGER]["map_difference"] is None  # its head is another
     (plot,) = figures.plots_of(contest)
     assert [series.name for series in plot.series] == ["encode", "search"]
     assert plot.series[1].y == [2.75, 11.0, 24.75]

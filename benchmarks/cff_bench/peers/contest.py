@@ -32,6 +32,14 @@ class Contest:
         """Those that ran."""
         return [one for one in self.contestants if one.absent is None]
 
+    @property
+    def has_head(self) -> bool:
+        """Whether PyTorch has the bundle's head: of its run, or as untrained as the bundle's."""
+        untrained = self.manifest.backbone["weights"] == "random" and not self.manifest.head.get(
+            "trained_on"
+        )
+        return self.subject.run is not None or untrained
+
 
 def subject_key(manifest: Manifest) -> str:
     """Return the stable name of a network at a size, such as ``efficientnet-lite0-256``."""

@@ -37,9 +37,16 @@ def contestant_names(manifest: Manifest) -> list[str]:
     return [*names, APRIL_GAN, ANOMALIB]
 
 
-def answers_alike(name: str) -> bool:
-    """Whether a contestant computes what the bundle does, so that its map can be compared."""
-    return name not in (APRIL_GAN, ANOMALIB)
+def answers_alike(name: str, has_head: bool) -> bool:
+    """Whether a contestant computes what the bundle does, so that its map can be compared.
+
+    Parameters
+    ----------
+    name : str
+    has_head : bool
+        Whether PyTorch has the head and the weights of the bundle.
+    """
+    return name not in (APRIL_GAN, ANOMALIB) and (has_head or name not in _EAGER_KINDS)
 
 
 def load_contestant(name: str, subject: Subject) -> Inspect:

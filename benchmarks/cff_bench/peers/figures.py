@@ -143,7 +143,10 @@ def _totals(contest: Contest) -> Table:
         Column("map_difference", "map differs by", spec=".1e"),
         Column("absent", "", "left"),
     ]
-    rows = [_row(one, ours, reference_map) for one in contest.contestants]
+    rows = [
+        _row(one, ours, reference_map, answers_alike(one.name, contest.has_head))
+        for one in contest.contestants
+    ]
     title = f"One inspection, {contest.key}, K = {len(contest.subject.references)}"
     note = (
         "Ratios of medians, resampled by rounds: interval of 95 %; first: the first one after "
@@ -153,13 +156,14 @@ def _totals(contest: Contest) -> Table:
     return Table(f"peers/{contest.key}", title, columns, rows, note)
 
 
-def _row(one: Contestant, ours: Contestant, reference_map: NDArray[np.float32]) -> dict[str, Any]:
+def _row(
+    one: Contestant, ours: Contestant, reference_map: NDArray[np.float32], is_alike: bool
+) -> dict[str, Any]:
     if not one.total_ms:
         return {"name": one.name, "absent": one.absent}
     summary = summarize(one.total_ms)
     ratio = ratio_of_medians(one.total_ms, ours.total_ms)
     own_map = _load_map(one.map_file)
-    alike = answers_alike(one.name) and own_map.shape == reference_map.shape
     return {
         "name": one.name,
         "n": summary.n,
@@ -170,7 +174,7 @@ def _row(one: Contestant, ours: Contestant, reference_map: NDArray[np.float32]) 
         "ratio_low": ratio.low,
         "ratio_high": ratio.high,
         **{key: one.facts.get(key) for key in ("first_ms", "load_s", "peak_memory_mb")},
-        "map_difference": float(np.abs(own_map - reference_map).max()) if alike else None,
+        "map_difference": float(np.abs(own_map - reference_map).max()) if is_alike else None,
         "absent": "",
     }
 

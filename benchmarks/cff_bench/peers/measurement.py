@@ -178,7 +178,7 @@ def _notes(contest: Contest) -> list[str]:
         *(f"{key}: {note}." for note in contest.manifest.notes),
     ]
     names = {one.name for one in contest.took_part}
-    if EAGER in names and subject.run is None and contest.manifest.backbone["weights"] != "random":
+    if EAGER in names and not contest.has_head:
         notes.append(
             f"{key}: PyTorch has an untrained head, which costs the same; with `--run` it has the "
             "bundle's and its map is compared."
