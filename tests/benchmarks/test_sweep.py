@@ -286,6 +286,14 @@ def test_dashes_have_their_reason(report: Report) -> None:
     assert cut["1"] is None and cut["2"] > 0
 
 
+def test_what_all_rows_share_stands_in_the_title(report: Report) -> None:
+    encoder = next(table for table in report.tables if table.name == "encoder")
+    assert encoder.title.endswith(f": efficientnet-lite0-96, {CPU}, fp32, 1 thread")
+    assert [column.name for column in encoder.columns] == ["1", "2"]
+    search = next(table for table in report.tables if table.name == "search")
+    assert [column.name for column in search.columns] == ["bank", "1", "2", "3"]
+
+
 def test_laws_are_fitted_to_what_was_measured(lite_bundle: Bundle) -> None:
     def times(part: Any) -> list[float]:
         if isinstance(part, EncodePart):
@@ -324,6 +332,9 @@ def test_threads_and_sizes_are_laws_too(lite_bundle: Bundle, monkeypatch: Any) -
     threads = next(law for law in laws if law.kind == "threads")
     assert (threads.fit.intercept, threads.fit.slope) == pytest.approx((10, 30))
     assert "25% of one thread's time does not shrink" in threads.sentence
+    points, line = document._law_series(threads, "x")
+    assert points.x == [1, 2, 4]
+    assert line.y == pytest.approx([10 + 30 / n for n in line.x])
     size = next(law for law in laws if law.kind == "size")
     assert size.fit.intercept == pytest.approx(0, abs=1e-9)
     assert size.fit.slope == pytest.approx(40 / (96 * 96 / 1e6))
@@ -338,7 +349,8 @@ def test_a_law_that_does_not_hold_fails_its_check(lite_bundle: Bundle) -> None:
     told = document.sweep_report(SweepSettings((lite_bundle.path,)), sweep)
     (check,) = told.checks
     assert check.passed is False
-    assert "does not hold" in table(told, "laws")[0]["verdict"]
+    (line,) = table(told, "verdicts")
+    assert "does not hold" in line["verdict"] and line["of"] == "search/t1"
 
 
 def test_plots_show_points_fits_and_the_matrix(report: Report) -> None:
@@ -346,6 +358,10 @@ def test_plots_show_points_fits_and_the_matrix(report: Report) -> None:
     scoring = plots["law_scoring"]
     assert [series.style for series in scoring.series] == ["points", "dashed"]
     assert scoring.series[0].x == [k * ROWS_OF_ONE for k in (1, 2, 3)]
+    line = scoring.series[1]
+    (law,) = (law for law in report.facts["laws"] if law["kind"] == "scoring")
+    expected = law["intercept"] + law["slope"] * np.array(line.x) / 1000
+    assert line.y == pytest.approx(expected.tolist()) and line.x[-1] == pytest.approx(3 * 333)
     (heatmap,) = (plot for plot in report.plots if plot.kind == "heatmap")
     lines = {series.name: series for series in heatmap.series}
     cut = lines["fp32, 1 thread, bank 200"]

@@ -11,6 +11,7 @@ from cff_bench.accuracy_latency.measurement import (
 )
 from cff_bench.accuracy_latency.pareto import pareto_front
 from cff_bench.report.document import Column, Plot, PlotSeries, Report, Series, Table
+from cff_bench.sweep.tables import without_constant
 
 KIND = "accuracy-latency"
 METRICS = {
@@ -19,6 +20,7 @@ METRICS = {
     "pixel_auroc": "pixel AUROC",
     "pixel_ap": "pixel AP",
 }
+_WHERE = ("dataset", "bundle", "precision")
 FRONTS = ("image_auroc", "pixel_ap")  # what a line decides by, and what a person looks at
 
 
@@ -107,7 +109,8 @@ def _main_table(rows: list[dict[str, Any]]) -> Table:
         "Latency: one image in memory to score, map and regions. On the front: nothing here is "
         "both as fast and as good, and better in one of the two."
     )
-    return Table("accuracy_latency", "Accuracy and latency", columns, rows, note)
+    title, columns = without_constant("Accuracy and latency", columns, rows, _WHERE)
+    return Table("accuracy_latency", title, columns, rows, note)
 
 
 def _interval_table(judged: Sequence[Judged]) -> Table:
@@ -136,7 +139,8 @@ def _interval_table(judged: Sequence[Judged]) -> Table:
         "low and high: 95 % interval over resampled draws and test images; std: of the draws' "
         "means."
     )
-    return Table("intervals", "How sure the accuracy is", columns, rows, note)
+    title, columns = without_constant("How sure the accuracy is", columns, rows, _WHERE)
+    return Table("intervals", title, columns, rows, note)
 
 
 def _not_timed_tables(rows: Sequence[dict[str, Any]]) -> Iterator[Table]:

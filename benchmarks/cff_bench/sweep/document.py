@@ -24,11 +24,12 @@ from cff_bench.sweep.laws import (
 )
 from cff_bench.sweep.measurement import Group, Sweep, SweepSettings, measure_sweep
 from cff_bench.sweep.tables import (
-    law_table,
+    law_tables,
     matrix_rows,
     matrix_table,
     not_timed_tables,
     pivots,
+    short_names,
 )
 
 KIND = "sweep"
@@ -38,7 +39,8 @@ _LAW_PLOTS = {
     THREADS: ("One thread and more", "threads", True),
     SIZE: ("Encoder by image size", "pixels", True),
 }
-_MAX_PLOTTED = 8  # series in one plot, more cannot be told apart
+_LINE_POINTS = 40
+_MAX_PLOTTED = 4  # series in one plot, more cannot be told apart
 
 
 def run(settings: SweepSettings) -> Report:
@@ -65,13 +67,13 @@ def sweep_report(settings: SweepSettings, sweep: Sweep) -> Report:
         series=[series for group in sweep.groups for series in _series(group)],
         tables=[
             *pivots(rows),
-            law_table(laws),
+            *law_tables(laws),
             *not_timed_tables(sweep, rows),
             matrix_table([row for row in rows if row["reason"] is None]),
         ],
         plots=[*_law_plots(laws), *_heatmaps(rows)],
         checks=_checks(laws),
-        notes=_notes(sweep),
+        notes=_notes(sweep, laws),
         facts={
             "bundles": {
                 group.label: {
@@ -94,28 +96,34 @@ def _law_plots(laws: Sequence[Law]) -> Iterator[Plot]:
         if not chosen:
             continue
         shown = chosen[:_MAX_PLOTTED]
-        series = [part for law in shown for part in _law_series(law)]
+        names = short_names(shown)
+        series = [
+            part for law, name in zip(shown, names, strict=True) for part in _law_series(law, name)
+        ]
         left = len(chosen) - len(shown)
         note = "Points are medians with 95 % intervals, dashed lines the fits."
         note += f" {left} more stand in the table." if left else ""
         yield Plot(f"law_{kind}", title, "line", x_label, "ms", is_log, is_log, series, note=note)
 
 
-def _law_series(law: Law) -> Iterator[PlotSeries]:
+def _law_series(law: Law, name: str) -> Iterator[PlotSeries]:
     order = np.argsort(law.x).tolist()
     x = [law.x[index] for index in order]
     ends = law.fit.t_intervals
     yield PlotSeries(
-        law.of,
+        name,
         x,
         [law.fit.t_ms[index] for index in order],
         None if ends is None else [ends[index][0] for index in order],
         None if ends is None else [ends[index][1] for index in order],
         "points",
     )
-    line = [law.fit.at(law.fit.x[index]) for index in order]
-    positive = [value if value > 0 else None for value in line]  # the axis is logarithmic
-    yield PlotSeries(f"{law.of}, fitted", x, positive, style="dashed")
+    dense = np.geomspace(min(x), max(x), _LINE_POINTS)  # a line is none on logarithmic axes
+    unit = law.x[0] / law.fit.x[0]  # such as 1000 rows
+    places = 1 / dense if law.kind == THREADS else dense / unit
+    line = [law.fit.at(float(place)) for place in places]
+    positive = [value if value > 0 else None for value in line]
+    yield PlotSeries(f"{name}, fitted", dense.tolist(), positive, style="dashed")
 
 
 def _heatmaps(rows: Sequence[dict[str, Any]]) -> Iterator[Plot]:
@@ -171,7 +179,7 @@ def _settings_facts(settings: SweepSettings) -> dict[str, Any]:
     }
 
 
-def _notes(sweep: Sweep) -> list[str]:
+def _notes(sweep: Sweep, laws: Sequence[Law]) -> list[str]:
     notes = [
         "All parts of a bundle on a backend take turns in one loop, so their ratios hold where "
         "absolute times do not; bundles follow one another."
@@ -182,4 +190,11 @@ def _notes(sweep: Sweep) -> list[str]:
             notes.append(
                 f"{group.name}: {group.n_resumed} rounds are of an interrupted run before this one"
             )
+    if any(
+        law.kind == SCORING and law.fit.largest_residual and law.fit.fits is None for law in laws
+    ):
+        notes.append(
+            "A check that is open: the line misses a point by more than the limit, and the point's "
+            "median is no surer than that; measure more rounds, or on a quieter machine."
+        )
     return list(dict.fromkeys(notes))

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 
 from cff_bench.report.document import Column, Table
-from cff_bench.sweep.axes import Combination, bank_name, bank_rows
+from cff_bench.sweep.axes import BACKENDS, Combination, bank_name, bank_rows
 from cff_bench.sweep.fits import MIN_POINTS
 from cff_bench.sweep.laws import FORMULAS, UNIT_NAMES, Law
 from cff_bench.sweep.measurement import Group, Sweep
 from cff_bench.timing import summarize
+
+_WHERE = ("bundle", "backend", "precision", "threads")
 
 
 def cell_samples_ms(group: Group, cell: Combination) -> tuple[list[float], list[float]]:
@@ -49,6 +51,22 @@ def matrix_rows(group: Group) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def without_constant(
+    title: str, columns: Sequence[Column], rows: Sequence[dict[str, Any]], names: Sequence[str]
+) -> tuple[str, list[Column]]:
+    """Move columns of which all rows say the same into the title: pages are narrow."""
+    told, left = [], []
+    for column in columns:
+        values = {row.get(column.name) for row in rows} if column.name in names else set()
+        if len(values) == 1 and None not in values:
+            value = values.pop()
+            plural = "s" * (value != 1)
+            told.append(f"{value} thread{plural}" if column.name == "threads" else str(value))
+        else:
+            left.append(column)
+    return ": ".join((title, ", ".join(told))) if told else title, left
+
+
 def matrix_table(rows: list[dict[str, Any]]) -> Table:
     """Return the combinations that were timed."""
     columns = [
@@ -68,7 +86,8 @@ def matrix_table(rows: list[dict[str, Any]]) -> Table:
         "Per image: the encoder's batch divided by its images, and one search. Decoding, resizing "
         "and finishing are outside; `cff-bench latency` has them."
     )
-    return Table("matrix", "Every combination", columns, rows, note)
+    title, columns = without_constant("Every combination", columns, rows, (*_WHERE, "bank"))
+    return Table("matrix", title, columns, rows, note)
 
 
 def _where_columns() -> list[Column]:
@@ -88,13 +107,16 @@ def pivots(rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
     encoder = _pivot(rows, where, "batch", "encode_ms")
     columns = [Column(str(batch), f"B = {batch}", spec=".2f") for batch in batches]
     title = "Encoder, ms per image by batch"
-    yield Table("encoder", title, [*_where_columns(), *columns], encoder)
+    title, columns = without_constant(title, [*_where_columns(), *columns], encoder, _WHERE)
+    yield Table("encoder", title, columns, encoder)
     where = ("bundle", "backend", "bank", "threads")
     search = _pivot(rows, where, "shots", "search_ms")
     columns = [Column(str(k), f"K = {k}", spec=".2f") for k in shots]
     places = [c for c in _where_columns() if c.name != "precision"]
     places.insert(2, Column("bank", "bank", "left"))
-    yield Table("search", "Search, ms per image by references", [*places, *columns], search)
+    title = "Search, ms per image by references"
+    title, columns = without_constant(title, [*places, *columns], search, (*_WHERE, "bank"))
+    yield Table("search", title, columns, search)
 
 
 def _pivot(
@@ -110,16 +132,16 @@ def _pivot(
     return list(found.values())
 
 
-def law_table(laws: Sequence[Law]) -> Table:
-    """Return every law with its intervals, residuals and verdict."""
+def law_tables(laws: Sequence[Law]) -> list[Table]:
+    """Return every law with its intervals and residuals, and the verdicts in words."""
     rows = []
-    for law in laws:
+    for law, name in zip(laws, short_names(laws), strict=True):
         fit = law.fit
         a_low, a_high = fit.intercept_interval or (None, None)
         b_low, b_high = fit.slope_interval or (None, None)
         rows.append(
             {
-                "of": law.of,
+                "of": name,
                 "law": FORMULAS[law.kind],
                 "points": len(fit.x),
                 "n": fit.n,
@@ -145,13 +167,27 @@ def law_table(laws: Sequence[Law]) -> Table:
         Column("unit", "b in", "left"),
         Column("r2", "R2", spec=".4f"),
         Column("residual", "largest residual", spec=".1%"),
-        Column("verdict", "verdict", "left"),
     ]
     note = (
         "Fitted to medians by least squares of relative residuals; a in ms; low and high are 95 % "
         "intervals over resampled rounds. R2 is of unweighted residuals."
     )
-    return Table("laws", "Laws", columns, rows, note)
+    verdicts = [Column("of", "of", "left"), Column("law", "law", "left")]
+    verdicts.append(Column("verdict", "verdict", "left"))
+    return [
+        Table("laws", "Laws", columns, rows, note),
+        Table("verdicts", "Whether they hold", verdicts, rows),
+    ]
+
+
+def short_names(laws: Sequence[Law]) -> list[str]:
+    """Return what the laws are about, without the backend or network that all share."""
+    names = [law.of for law in laws]
+    for part in (f"/{backend}/" for backend in BACKENDS):
+        if all(part in name for name in names):
+            names = [name.replace(part, "/") for name in names]
+    first = {name.partition("/")[0] for name in names}
+    return [name.partition("/")[2] for name in names] if len(first) == 1 else names
 
 
 def not_timed_tables(sweep: Sweep, rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
