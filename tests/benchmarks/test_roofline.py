@@ -18,7 +18,8 @@ from cff_bench.roofline.counting import NodeCount, count_model
 from cff_bench.roofline.gemm import Gemm, build_gemms, product_model
 from cff_bench.roofline.measurement import Graph, Measured, RooflineSettings, thread_counts
 from cff_bench.roofline.profiling import NodeTime, aggregate, node_events, profile_graph
-from cff_bench.roofline.report import build_report, memory_bound_share, operator_rows
+from cff_bench.roofline.report import build_report
+from cff_bench.roofline.tables import memory_bound_share, operator_rows
 from cff_bench.timing import Samples
 from cff_runtime import Bundle
 from cff_runtime.errors import BackendError, UsageError
