@@ -87,7 +87,7 @@ def test_every_combination_that_cannot_be_has_its_reason(precise: Bundle) -> Non
         elif encode.precision == "int8" and encode.batch > 1:
             expected = "this encoder takes 1 image at a time"
         elif search.bank == 200 and search.shots == 1:
-            expected = "a bank of 1 references has at most 144 rows, nothing to compress"
+            expected = "at K = 1 a bank has at most 144 rows, nothing to compress"
         assert cell.reason == expected
     assert EncodePart("fp16", 1, 1) not in parts_of(cells)
 

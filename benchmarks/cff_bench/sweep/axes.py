@@ -174,7 +174,7 @@ def search_reason(part: SearchPart, bundle: Bundle) -> str | None:
     """Return why a bank does not exist, or None."""
     longest = max(part.shots * stage.n_tokens for stage in bundle.manifest.stages)
     if part.bank != WHOLE and longest <= part.bank:
-        return f"a bank of {part.shots} references has at most {longest} rows, nothing to compress"
+        return f"at K = {part.shots} a bank has at most {longest} rows, nothing to compress"
     return None
 
 

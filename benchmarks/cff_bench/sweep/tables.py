@@ -160,13 +160,13 @@ def law_tables(laws: Sequence[Law]) -> list[Table]:
     columns = [
         Column("of", "of", "left"),
         Column("law", "law", "left"),
+        Column("residual", "largest residual", spec=".1%"),
+        Column("r2", "R2", spec=".4f"),
+        *(Column(name, name.replace("_", " "), spec=".3g") for name in ("b", "b_low", "b_high")),
+        Column("unit", "b in", "left"),
+        *(Column(name, name.replace("_", " "), spec=".3g") for name in ("a", "a_low", "a_high")),
         Column("points", "points"),
         Column("n", "n"),
-        *(Column(name, name.replace("_", " "), spec=".4g") for name in ("a", "a_low", "a_high")),
-        *(Column(name, name.replace("_", " "), spec=".4g") for name in ("b", "b_low", "b_high")),
-        Column("unit", "b in", "left"),
-        Column("r2", "R2", spec=".4f"),
-        Column("residual", "largest residual", spec=".1%"),
     ]
     note = (
         "Fitted to medians by least squares of relative residuals; a in ms; low and high are 95 % "
