@@ -41,7 +41,7 @@ def machine_facts(environment: Mapping[str, Any]) -> dict[str, str]:
 def setting_facts(settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings in words; what is empty is left out."""
     return {
-        str(name): _plain(value)
+        str(name).replace("_", " "): _plain(value)
         for name, value in settings.items()
         if value is not None and value != "" and value != [] and value != {}
     }

@@ -11,6 +11,8 @@ from cff_bench.report.facts import machine_facts, setting_facts
 from cff_bench.report.svg import draw_both, style_sheet
 from cff_bench.report.terminal import describe_check
 
+_LONG = 22  # letters that a cell of text may have before it is given more room
+
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1b1d20;--line:#8886;--good:#00694d;--bad:#b3261e;--soft:#8881;
 --pale:#5b6066}
@@ -18,7 +20,7 @@ _STYLE = """
 --good:#5fd0a7;--bad:#ff8a80}}
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
-max-width:780px;margin:1.5rem auto;padding:0 1rem;overflow-wrap:anywhere}
+max-width:900px;margin:1.5rem auto;padding:0 1rem;overflow-wrap:anywhere}
 h1{font-size:1.6rem;line-height:1.25;margin:0 0 .6rem}h2{font-size:1.35rem;line-height:1.3;
 margin:3rem 0 .6rem;border-top:2px solid var(--line);padding-top:1.2rem}
 h3{font-size:1.05rem;margin:1.8rem 0 .4rem}a{color:var(--c0)}
@@ -32,7 +34,8 @@ th{font-weight:600;border-bottom:1.5px solid var(--line);vertical-align:bottom}
 th,td{padding:.22rem .7rem .22rem 0;text-align:right;overflow-wrap:normal}
 td{border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
 td.number{white-space:nowrap}
-th.left,td.left{text-align:left}td.left{min-width:6rem}
+th.left,td.left{text-align:left}td.long{min-width:13rem}
+th:first-child,td:first-child{position:sticky;left:0;background:var(--paper)}
 figure{margin:1.6rem 0}figcaption{font-weight:600;margin-bottom:.5rem}
 .under{font-size:.88rem;color:var(--pale);margin:.3rem 0}
 .checks{list-style:none;padding:0}.checks li{padding:.15rem 0 .15rem 5.2rem;text-indent:-5.2rem}
@@ -40,11 +43,12 @@ figure{margin:1.6rem 0}figcaption{font-weight:600;margin-bottom:.5rem}
 .holds{color:var(--good)}.fails{color:var(--bad)}
 nav ol{padding-left:1.4rem}details{margin:1rem 0}summary{cursor:pointer;color:var(--pale)}
 pre{white-space:pre-wrap;font:12px/1.4 ui-monospace,monospace}
-@media (max-width:500px){.facts{grid-template-columns:4.6rem 1fr;gap:.1rem .5rem}
+@media (max-width:500px){.facts{grid-template-columns:fit-content(34%) 1fr;gap:.1rem .6rem}
 .facts dt{hyphens:auto}.checks li{padding-left:4.6rem;text-indent:-4.6rem}.checks b{width:4.6rem}}
 @media print{body{max-width:none;margin:0;font-size:10.5pt}h2{break-before:page;border:0}
 h2.first{break-before:auto}figure,tr,.checks li{break-inside:avoid}h3,figcaption{break-after:avoid}
-details,nav{display:none}.scroll{overflow:visible}}
+details,nav{display:none}.scroll{overflow:visible}table{font-size:8.5pt}
+th,td{padding-right:.45rem}td.number{white-space:normal}td.long{min-width:0}}
 """
 
 
@@ -145,8 +149,7 @@ def _table(table: Table) -> str:
     rows = "".join(
         "<tr>"
         + "".join(
-            f'<td class="{_cell_style(column.align)}">'
-            f"{_text(format_cell(row.get(column.name), column.spec))}</td>"
+            _cell(format_cell(row.get(column.name), column.spec), column.align)
             for column in table.columns
         )
         + "</tr>"
@@ -159,8 +162,9 @@ def _table(table: Table) -> str:
     )
 
 
-def _cell_style(align: str) -> str:
-    return "left" if align == "left" else "number"
+def _cell(words: str, align: str) -> str:
+    style = "number" if align == "right" else "left long" if len(words) > _LONG else "left"
+    return f'<td class="{style}">{_text(words)}</td>'
 
 
 def _figure(plot: Plot) -> str:

@@ -33,12 +33,12 @@ def draw_lines(plot: Plot, width: float) -> Canvas:
     categories = _categories(plot)
     labels = [str(s.name) for s in plot.series if _has_line(plot, s)]
     room = max((text_px(name) for name in labels), default=0.0) + 12
-    n_points = max((len(series.x) for series in plot.series), default=0)
+    clouds = [len(series.x) for series in plot.series if not _has_line(plot, series)]
     is_direct = (
         len(names) <= _MOST_LABELS
         and room <= _LABEL_SHARE * width
         and max(map(text_px, names), default=0.0) <= _LONGEST_SHARE * width
-        and (plot.kind == "line" or n_points <= _FEW_POINTS)
+        and max(clouds, default=0) <= _FEW_POINTS
     )
     y = 0.0
     if len(names) > 1 and not is_direct:
