@@ -158,7 +158,7 @@ def test_a_run_in_processes(report: Report, lite_bundle: Bundle) -> None:
     rows = {row["name"]: row for row in again.tables[0].rows}
     ours = rows[REFERENCE]
     assert ours["p50_ms"] == pytest.approx(np.median(series.values))
-    assert (ours["ratio"], ours["ratio_low"], ours["ratio_high"]) == (1.0, 1.0, 1.0)
+    assert (ours["ratio"], ours["ratio_low"], ours["ratio_high"]) == (1.0, None, None)
     assert ours["map_difference"] == 0.0
     assert ours["peak_memory_mb"] is None or 20 < ours["peak_memory_mb"] < 2000
     assert "efficientnet-lite0" in rows[APRIL_GAN]["absent"]
@@ -171,11 +171,14 @@ def test_a_run_in_processes(report: Report, lite_bundle: Bundle) -> None:
 
 
 def test_ratio_of_medians() -> None:
-    ratio = figures.ratio_of_medians([2.0, 8.0, 4.0], [1.0, 4.0, 2.0])
+    ratio = figures.ratio_of_medians([2.0, 8.0, 4.0, 6.0, 2.0], [1.0, 4.0, 2.0, 3.0, 1.0])
     assert (ratio.value, ratio.low, ratio.high) == (2.0, 2.0, 2.0)  # every round has it
-    spread = figures.ratio_of_medians([4.0, 6.0, 5.0, 7.0], [2.0, 2.0, 2.0, 2.0])
+    spread = figures.ratio_of_medians([4.0, 6.0, 5.0, 7.0, 5.5], [2.0] * 5)
     assert spread.value == 2.75
+    assert spread.low is not None and spread.high is not None
     assert 2.0 <= spread.low < 2.75 < spread.high <= 3.5
+    few = figures.ratio_of_medians([4.0, 6.0], [2.0, 2.0])
+    assert (few.value, few.low, few.high) == (2.5, None, None)
 
 
 def test_checks_of_the_embedded_default(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ FULL = ("open_clip:ViT-L-14-336", 518)
 MIN_EAGER_OVER_OURS = 4.0
 MAX_FP32_OVER_APRIL_GAN = 0.36
 MAX_BEST_OVER_APRIL_GAN = 0.17
+MIN_ROUNDS = 5  # for an interval
 _N_RESAMPLES = 2000
 _SEED = 0
 _INTERVAL = (2.5, 97.5)
@@ -34,11 +35,11 @@ _INTERVAL = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of medians and where 95 % of its resamples lie."""
+    """A ratio of medians and where 95 % of its resamples lie; None of too few rounds."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def ratio_of_medians(above: Sequence[float], below: Sequence[float]) -> Ratio:
@@ -52,11 +53,13 @@ def ratio_of_medians(above: Sequence[float], below: Sequence[float]) -> Ratio:
     above, below : sequence of n floats
     """
     pairs = np.array([above, below], dtype=np.float64)  # [2,n]
+    value = float(np.median(pairs[0]) / np.median(pairs[1]))
+    if pairs.shape[1] < MIN_ROUNDS:
+        return Ratio(value, None, None)
     picks = np.random.default_rng(_SEED).integers(0, pairs.shape[1], (_N_RESAMPLES, pairs.shape[1]))
     medians = np.median(pairs[:, picks], axis=2)  # [2,R]
     low, high = np.percentile(medians[0] / medians[1], _INTERVAL)
-    value = np.median(pairs[0]) / np.median(pairs[1])
-    return Ratio(float(value), float(low), float(high))
+    return Ratio(value, float(low), float(high))
 
 
 def series_of(contest: Contest) -> list[Series]:
