@@ -1,17 +1,17 @@
 """APRIL-GAN's few-shot inference as its authors published it: what a user would otherwise run.
 
 Written from the description of arXiv 2305.17382 and of its public code, in fp32 and batch 1, step
-by step and in its order. S_n are the sections of the paper, "code" is what only the code tells.
+by step and in its order. Numbers on the right are sections of that description, `april_gan.md`.
 
-    input     PIL bicubic to exactly H x W, to float, normalise                           code
-    zero-shot first forward pass: tokens after four blocks, image embedding               S 3.1
+    input     PIL bicubic to exactly H x W, to float, normalise                            1.2
+    zero-shot first forward pass: raw tokens after four blocks, image embedding            1.3
               one Linear(E,C) per block, unit length, 100 P T, upsample to H x W with
-              aligned corners, softmax, channel "abnormal", sum over the blocks           S 3.2
-    text      softmax(100 f T) of the unit image embedding f                              S 3.2
-    few-shot  second forward pass of the same image, for the same tokens                  code
+              aligned corners, softmax, channel "abnormal", sum over the blocks            1.5
+    text      softmax(100 f T) of the unit image embedding f                               1.5
+    few-shot  second forward pass of the same image, for the same tokens                   1.6
               per block scikit-learn's cosine similarity of the raw tokens to those of the
-              K references, on the host; 1 - cosine, minimum over the bank, upsample, sum S 3.3
-    fusion    both maps added; 0.5 (text score + maximum of the map)                      S 3.3
+              K references, on the host; 1 - cosine, minimum over the bank, upsample, sum  1.6
+    fusion    both maps added; 0.5 (text score + maximum of the map)                       1.6
 
 Where it differs from the published code, it is to the baseline's advantage or costs nothing:
 fp32 instead of CUDA's fp16 autocast, which a CPU has not; open_clip's own attention, which does not
@@ -73,7 +73,7 @@ class AprilGan:
 
     @torch.no_grad()
     def remember(self, references: Sequence[NDArray[np.uint8]]) -> None:
-        """Fill the memory bank, per block [K*N,E], with the raw tokens of K good parts (S 3.3)."""
+        """Fill the memory bank, per block [K*N,E], with the raw tokens of K good parts (1.6)."""
         tokens = [self._encode(self._prepare(image))[0] for image in references]
         self._bank = [torch.cat([one[n][0] for one in tokens]) for n in range(len(self._indices))]
 
