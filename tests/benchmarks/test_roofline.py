@@ -174,6 +174,8 @@ def test_fused_and_renamed_nodes_keep_their_exact_counts() -> None:
         event("head/MatMulInteger_4_quant", "DynamicQuantizeMatMul", 3, [[1, 10, 8]]),
         event("ReorderOutput", "ReorderOutput", 9, [[1, 10, 4]]),
         event("ReorderOutput", "ReorderOutput", 1, [[1, 10, 4]]),
+        event("encoder/Reshape_9", "Reshape", 1, [[1, 10, 4], [2]]),
+        event("encoder/Reshape_9", "Reshape", 1, [[1, 10, 4], [2]]),
     ]
     nodes, unmatched = aggregate(node_events(raw, warmup=1), counts)
     by_operator = {node.operator: node for node in nodes}
@@ -186,6 +188,8 @@ def test_fused_and_renamed_nodes_keep_their_exact_counts() -> None:
     assert by_operator["DynamicQuantizeMatMul"].flops == 77
     assert by_operator["DynamicQuantizeMatMul"].precision == "int8"
     assert by_operator["ReorderOutput"].flops == 0
+    assert by_operator["ReorderOutput"].moved_bytes == 4 * (40 + 40)
+    assert by_operator["Reshape"].moved_bytes == 0  # the same memory
     assert unmatched == 5
     assert [node.median_us for node in nodes] == sorted((n.median_us for n in nodes), reverse=True)
 

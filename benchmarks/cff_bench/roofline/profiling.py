@@ -28,6 +28,8 @@ from cff_runtime.errors import BackendError
 _SUFFIX = "_kernel_time"
 _LAYOUT_SUFFIX = "_nchwc"
 _INT8 = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger"})
+# another shape for the same memory: nothing moves
+_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size"})
 _WIDTHS = {"float": 4, "int32": 4, "int64": 8, "double": 8, "float16": 2, "int8": 1, "uint8": 1}
 
 
@@ -45,7 +47,7 @@ class NodeTime:
     flops : int
         Of the products that it computes.
     moved_bytes : int
-        Inputs, constants and outputs, each once.
+        Inputs, constants and outputs, each once; none for a view.
     precision : {"fp32", "int8"}
         Of its product.
     shapes : str
@@ -128,7 +130,10 @@ def aggregate(
         facts = group[0]["args"]
         origin = origins.of(name)
         flops = 0
-        moved = _bytes(facts.get("input_type_shape")) + _bytes(facts.get("output_type_shape"))
+        moved = 0
+        if facts["op_name"] not in _VIEWS:
+            moved = _bytes(facts.get("input_type_shape"))
+            moved += _bytes(facts.get("output_type_shape"))
         if origin is not None and origin.flops and origin.name not in found:
             found.add(origin.name)
             flops = origin.flops
