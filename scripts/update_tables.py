@@ -173,7 +173,7 @@ def precision_drift(report: dict[str, Any]) -> str:
 
 
 def c_library(report: dict[str, Any]) -> str:
-    """libcff beside the Python runtime."""
+    """Libcff beside the Python runtime."""
     environment, settings = report["environment"], report["settings"]
     memory, endurance = report["memory"], report["endurance"]
     rows = [

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cff_bench.c_library.command import add_c_library_parser
+from cff_bench.drift.command import add_drift_parser
 from cff_bench.environment import available_cores, package_version
 from cff_bench.search.command import add_search_parser
 from cff_bench.thresholds.command import add_thresholds_parser
@@ -107,6 +108,7 @@ def _build_parser() -> argparse.ArgumentParser:
         add_search_parser,
         add_thresholds_parser,
         add_c_library_parser,
+        add_drift_parser,
     )
     for add_command in (*commands, *further):
         add_command(subparsers)

@@ -94,7 +94,7 @@ def test_a_result_carries_what_a_monitor_needs(numpy_inspector: Callable[..., In
     assert result.stage_distances == pytest.approx(alone, abs=1e-4)  # cosines of float32
     assert sum(alone) <= product_distance(means, profile.means) + 1e-4
     assert result.measures == picture_measures(resized)
-    fields = json.loads(json.dumps(result.to_dict()))
+    fields = json.loads(json.dumps(result.to_record()))
     assert fields["stage_distances"] == pytest.approx(result.stage_distances, abs=1e-6)
     assert set(signals_of(fields)) >= {"score", "stage 1", "stage 4", "sharpness", "brightness"}
     assert inspector.judge(encoding, profile, (64, 64)).measures == {}
@@ -193,7 +193,7 @@ def lines(rng: np.random.Generator, n: int, **more: Any) -> list[dict[str, Any]]
     at = {"captured_at": "2026-11-22T10:42:00+00:00", "kind": "inspection", "name": "p.png"}
     base = {"source": "camera", "profile": "a" * 64, **at}
     shift = more.pop("shift", 0.0)
-    return [{**base, "seq": i, **result_of(rng, shift).to_dict(), **more} for i in range(n)]
+    return [{**base, "seq": i, **result_of(rng, shift).to_record(), **more} for i in range(n)]
 
 
 def test_replay_keeps_sources_and_profiles_apart() -> None:
