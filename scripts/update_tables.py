@@ -199,6 +199,18 @@ def c_library(report: dict[str, Any]) -> str:
     )
 
 
+def footprint(report: dict[str, Any]) -> str:
+    """What the box's installation takes, in a sentence."""
+    largest = ", ".join(f"{p['name']} {p['mib']:.0f}" for p in report["packages"][:3])
+    return (
+        f"`cff-edge[{report['extra']}]` takes {report['size_mib']:.0f} MiB on disk ({largest}; held "
+        f"to {report['size_at_most_mib']:.0f}); `import cff_runtime` takes "
+        f"{report['import_ms']['p50_ms']:.0f} ms beyond NumPy's own import (held to "
+        f"{report['import_at_most_ms']:.0f}; median of {report['import_ms']['n']}, "
+        "`cff-bench footprint`, `footprint.json`)."
+    )
+
+
 def search(report: dict[str, Any]) -> str:
     """What the search of memory banks takes, by their size."""
     environment, bundle, settings = report["environment"], report["bundle"], report["settings"]
@@ -471,6 +483,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "table6": ("benchmarks/results/table6.json", table6),
     "precision_speed": ("benchmarks/results/precision_speed.json", precision_speed),
     "precision_drift": ("benchmarks/results/precision_drift.json", precision_drift),
+    "footprint": ("benchmarks/results/footprint.json", footprint),
     "c_library": ("benchmarks/results/c_library.json", c_library),
     "thresholds_bounds": (THRESHOLDS, thresholds_bounds),
     "thresholds_left_out": (THRESHOLDS, thresholds_left_out),
