@@ -203,8 +203,8 @@ def footprint(report: dict[str, Any]) -> str:
     """What the box's installation takes, in a sentence."""
     largest = ", ".join(f"{p['name']} {p['mib']:.0f}" for p in report["packages"][:3])
     return (
-        f"`cff-edge[{report['extra']}]` takes {report['size_mib']:.0f} MiB on disk ({largest}; held "
-        f"to {report['size_at_most_mib']:.0f}); `import cff_runtime` takes "
+        f"`cff-edge[{report['extra']}]` takes {report['size_mib']:.0f} MiB on disk ({largest}; "
+        f"held to {report['size_at_most_mib']:.0f}); `import cff_runtime` takes "
         f"{report['import_ms']['p50_ms']:.0f} ms beyond NumPy's own import (held to "
         f"{report['import_at_most_ms']:.0f}; median of {report['import_ms']['n']}, "
         "`cff-bench footprint`, `footprint.json`)."
