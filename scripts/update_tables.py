@@ -173,7 +173,7 @@ def precision_drift(report: dict[str, Any]) -> str:
 
 
 def c_library(report: dict[str, Any]) -> str:
-    """libcff beside the Python runtime."""
+    """Libcff beside the Python runtime."""
     environment, settings = report["environment"], report["settings"]
     memory, endurance = report["memory"], report["endurance"]
     rows = [
@@ -196,6 +196,18 @@ def c_library(report: dict[str, Any]) -> str:
         f"to {memory['extra_at_most_mb']:.0f}. Over {endurance['n']} further inspections its "
         f"memory grew by {endurance['growth']:.2%}.\n\n"
         + _table(["ms", "libcff", "Python", "ratio"], rows)
+    )
+
+
+def footprint(report: dict[str, Any]) -> str:
+    """What the box's installation takes, in a sentence."""
+    largest = ", ".join(f"{p['name']} {p['mib']:.0f}" for p in report["packages"][:3])
+    return (
+        f"`cff-edge[{report['extra']}]` takes {report['size_mib']:.0f} MiB on disk ({largest}; "
+        f"held to {report['size_at_most_mib']:.0f}); `import cff_runtime` takes "
+        f"{report['import_ms']['p50_ms']:.0f} ms beyond NumPy's own import (held to "
+        f"{report['import_at_most_ms']:.0f}; median of {report['import_ms']['n']}, "
+        "`cff-bench footprint`, `footprint.json`)."
     )
 
 
@@ -471,6 +483,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "table6": ("benchmarks/results/table6.json", table6),
     "precision_speed": ("benchmarks/results/precision_speed.json", precision_speed),
     "precision_drift": ("benchmarks/results/precision_drift.json", precision_drift),
+    "footprint": ("benchmarks/results/footprint.json", footprint),
     "c_library": ("benchmarks/results/c_library.json", c_library),
     "thresholds_bounds": (THRESHOLDS, thresholds_bounds),
     "thresholds_left_out": (THRESHOLDS, thresholds_left_out),

@@ -17,6 +17,7 @@ from cff_runtime.bundle import Bundle
 from cff_runtime.console import show_progress, tell
 from cff_runtime.curve.command import add_curve_parser
 from cff_runtime.doctor.command import add_doctor_parser
+from cff_runtime.drift.command import add_drift_parser
 from cff_runtime.engines.command import add_engine_parser
 from cff_runtime.errors import CffError
 from cff_runtime.imaging import list_images, load_image
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add_engine_parser(commands)
     add_doctor_parser(commands)
     add_watch_parser(commands)
+    add_drift_parser(commands)
     add_sign_profile_parser(commands)
     add_trust_options(commands)  # last: to every command that is there
     return parser

@@ -66,4 +66,4 @@ class ParityError(CffError):
 
 
 class StorageError(CffError):
-    """A file that could not be written, such as on a full disk."""
+    """A file that could not be written, such as on a full disk, or a state that cannot be read."""

@@ -79,7 +79,7 @@ class Result:
         return sum(self.stages_ms.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the map, ready for JSON."""
+        """Return what people and programs ask for, ready for JSON: all but map and measures."""
         return {
             "score": self.score,
             "verdict": self.verdict,
@@ -90,6 +90,12 @@ class Result:
             "stages_ms": {name: round(ms, 3) for name, ms in self.stages_ms.items()},
             "total_ms": round(self.total_ms, 3),
             "warning": self.warning,
+        }
+
+    def to_record(self) -> dict[str, Any]:
+        """Return `to_dict` and the measures that drift is told from, for what is kept."""
+        return {
+            **self.to_dict(),
             "stage_distances": [round(distance, 6) for distance in self.stage_distances],
             "measures": {name: round(value, 6) for name, value in self.measures.items()},
         }

@@ -1,5 +1,6 @@
 """`cff-bench footprint`: what an installation of the box takes."""
 
+import importlib.util
 import json
 from importlib.metadata import distribution
 from pathlib import Path
@@ -55,3 +56,26 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["footprint", "-n", "1", "--json", str(tmp_path / "f.json")]) == 0
     assert "opencv-python" in capsys.readouterr().out
     assert json.loads((tmp_path / "f.json").read_text())["size_at_most_mib"] == 350
+
+
+def test_sentence_in_the_readme() -> None:
+    path = Path(__file__).parents[2] / "scripts" / "update_tables.py"
+    spec = importlib.util.spec_from_file_location("update_tables", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    sizes = {"a": 40, "b": 30, "c": 20, "d": 1}
+    packages = [{"name": name, "version": "1", "mib": mib} for name, mib in sizes.items()]
+    said = script.footprint(
+        {
+            "extra": "cpu",
+            "packages": packages,
+            "size_mib": 91.4,
+            "size_at_most_mib": 350,
+            "import_ms": {"p50_ms": 88.6, "n": 11},
+            "import_at_most_ms": 150,
+        }
+    )
+    assert "`cff-edge[cpu]` takes 91 MiB on disk (a 40, b 30, c 20; held to 350)" in said
+    assert "takes 89 ms beyond NumPy's own import (held to 150; median of 11" in said

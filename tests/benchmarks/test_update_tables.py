@@ -122,6 +122,8 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     )
     (tmp_path / "docs" / "thresholds.md").write_text(document("thresholds_rule", "no JSON yet"))
     (tmp_path / "docs" / "profiles.md").write_text(document("search_vitl", "no JSON yet"))
+    for name in module.DOCUMENTS:
+        (tmp_path / name).touch()
     return module
 
 

@@ -1,3 +1,4 @@
+import argparse
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from cff_runtime import Bundle, Inspector, Profile
 from cff_runtime import inspector as inspector_module
-from cff_runtime.cli import main
+from cff_runtime.cli import _parser, main
 from cff_runtime.errors import CffError
 
 Images = list[NDArray[np.uint8]]
@@ -692,3 +693,11 @@ def test_every_error_class_has_a_documented_exit_code() -> None:
 
     assert codes.pop("UsageError") == 2
     assert set(codes.values()) == {1}
+
+
+def test_every_command_does_something() -> None:
+    actions = [a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    commands = actions[0].choices
+    assert {"enroll", "inspect", "watch", "drift", "sign-profile"} <= set(commands)
+    for name, parser in commands.items():
+        assert callable(parser.get_default("command")), name

@@ -140,7 +140,7 @@ def _labels(data: Path, product: str) -> list[str]:
 
 
 def _inspect(inspector: Inspector, image: Picture, profile: Profile) -> Record:
-    found = inspector.inspect(image, profile).to_dict()
+    found = inspector.inspect(image, profile).to_record()
     return {name: found[name] for name in _KEPT_FIELDS}
 
 

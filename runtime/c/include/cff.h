@@ -233,7 +233,7 @@ typedef struct cff_enroll_options {
   uint32_t struct_size;
   uint32_t reserved;        /* 0 */
   const char *text_name;    /* class word; NULL: the product if the bundle has it, else "object" */
-  double margin;            /* of the rule of thumb for few references, raises the threshold */
+  double margin;            /* raises the rule of thumb for few references; 0 to 100 */
   double max_false_reject;  /* wished bound, inside (0, 1); 0 for none */
   double max_false_accept;  /* likewise; needs defective parts */
   double confidence;        /* of these bounds, inside (0, 1) */

@@ -31,7 +31,7 @@ def add_drift_parser(subparsers: Any) -> None:
         help="passed pictures that say what is usual (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="JSON lines to stdout")
-    parser.set_defaults(run=run_drift)
+    parser.set_defaults(command=run_drift)
 
 
 def run_drift(arguments: argparse.Namespace) -> int:

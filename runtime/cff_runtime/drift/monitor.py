@@ -91,7 +91,7 @@ class DriftMonitor:
         Alarm or None
             On the picture that brings a signal over its limit, once; see `active`.
         """
-        return self.observe_record(result.to_dict(), at)
+        return self.observe_record(result.to_record(), at)
 
     def observe_record(self, inspection: Mapping[str, Any], at: str) -> Alarm | None:
         """Take in what `Result.to_dict` returned, or a record of ``cff-run watch``."""

@@ -180,7 +180,7 @@ class Worker:
             "bundle": judge.engine.bundle_id,
             "profile": judge.profile_sha256,
             "product": judge.product,
-            **({} if result is None else result.to_dict()),
+            **({} if result is None else result.to_record()),
             "condition": condition,
             "warnings": warnings,
             "dropped": n_dropped,
