@@ -149,6 +149,17 @@ def test_throughput_and_memory() -> None:
     assert [verdict.name for verdict in found.worse] == ["rate"]  # memory is told, not judged
 
 
+def test_a_call_of_nothing_is_not_judged() -> None:
+    a, b = (
+        report(series=[Series("x", "ms", samples(seed, ms))]) for seed, ms in ((1, 1e-3), (2, 2e-3))
+    )
+    found = compare_reports([a], [b], 0.05)
+    assert not found.worse
+    assert found.verdicts[0].sentence.endswith("(below 0.05 ms, not judged)")
+    with pytest.raises(UsageError):
+        make_baseline([report(series=[*a.series, Series("y", "ms", samples(3))])], "y")
+
+
 def test_several_reports_are_compared_kind_by_kind(tmp_path: Path) -> None:
     a = [report(0), report(1, kind="table6", series=[Series("table6/none", "ms", samples(5))])]
     b = [report(2, kind="table6", series=[Series("table6/none", "ms", samples(6, 13.0))])]

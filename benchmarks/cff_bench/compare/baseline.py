@@ -8,12 +8,13 @@ by the ratio of ratios.
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cff_bench.compare.comparison import FEWEST, Comparison, judge
+from cff_bench.compare.comparison import FEWEST, RATIO, Comparison, is_short, judge
 from cff_bench.compare.intervals import (
     MedianScatter,
     median_scatter,
@@ -107,7 +108,9 @@ def compare_to_baseline(
             continue
         base, series = found[old.reference], found[old.name]
         if not _are_usable(base, series):
-            left_out.append(f"{old.name} / {old.reference} (fewer than {FEWEST} samples)")
+            left_out.append(
+                f"{old.name} / {old.reference} (fewer than {FEWEST} samples, or too short)"
+            )
             continue
         new = _scatter(base, series)
         entries.append((old, new, series.unit, len(series.values)))
@@ -119,7 +122,7 @@ def compare_to_baseline(
     verdicts = tuple(
         judge(
             f"{old.name} / {old.reference}",
-            unit,
+            RATIO + unit,
             old.n,
             n,
             MedianScatter(math.log(old.ratio), old.log_error, old.freedom),
@@ -187,6 +190,7 @@ def _are_usable(base: Series, series: Series) -> bool:
         base.unit == series.unit
         and min(len(base.values), len(series.values)) >= FEWEST
         and min(min(base.values), min(series.values)) > 0
+        and not any(is_short(part.unit, statistics.median(part.values)) for part in (base, series))
     )
 
 

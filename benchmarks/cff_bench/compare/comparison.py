@@ -1,5 +1,6 @@
 """Two reports of one command: every series that both have, with an interval and a verdict."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,11 @@ from cff_bench.report.document import Column, Mark, Plot, PlotSeries, Report, Se
 from cff_runtime.errors import UsageError
 
 FEWEST = 8
-_TIMES = ("us", "µs", "ms", "s")
+# what takes less is told but not judged: a call of nothing differs by a quarter from one start of
+# a process to the next
+SHORTEST_MS = 0.05
+RATIO = "ratio of "  # before the unit of series whose ratios are compared
+_TIMES = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 METHOD = (
     "Ratio of medians; 95 % intervals from a bootstrap over blocks of consecutive samples "
     f"({N_RESAMPLES} resamples, seed {SEED}), Student's t. What differs between two starts of one "
@@ -142,7 +147,11 @@ def judge(
     """Return the verdict over one series; `n_judged` series share the risk of a false alarm."""
     ratio = ratio_interval(a, b)
     careful = _cost(unit, ratio_interval(a, b, 1 - (1 - CONFIDENCE) / max(n_judged, 1)))
-    is_worse = _is_speed(unit) and careful.low is not None and careful.low > 1 + limit
+    is_judged = _is_speed(unit) and not is_short(unit, math.exp(max(a.log_median, b.log_median)))
+    is_worse = is_judged and careful.low is not None and careful.low > 1 + limit
+    sentence = describe(unit, ratio)
+    if _is_speed(unit) and not is_judged:
+        sentence += f" (below {SHORTEST_MS} ms, not judged)"
     return Verdict(
         name,
         unit,
@@ -152,7 +161,7 @@ def judge(
         float(np.exp(b.log_median)),
         ratio,
         is_worse,
-        describe(unit, ratio),
+        sentence,
     )
 
 
@@ -201,7 +210,8 @@ def comparison_report(
     ]
     notes = [comparison.sentence, METHOD]
     notes += [f"Differs: {difference}" for difference in comparison.differences]
-    notes += [f"Not compared: {name}" for name in comparison.left_out]
+    if comparison.left_out:
+        notes.append(f"Not compared: {', '.join(comparison.left_out)}")
     return Report(
         kind="compare",
         title=f"{files[1]} against {files[0]}",
@@ -224,6 +234,7 @@ def _plot(comparison: Comparison) -> Plot:
         [ratio.value for ratio in ratios],
         [ratio.low for ratio in ratios],
         [ratio.high for ratio in ratios],
+        style="points",
     )
     marks = [Mark("same", y=1.0), Mark("limit", y=1 + comparison.limit)]
     return Plot(
@@ -274,7 +285,12 @@ def _match(a: Report, b: Report) -> tuple[list[tuple[Series, Series]], list[str]
 
 
 def _is_speed(unit: str) -> bool:
-    return unit in _TIMES or unit.endswith("/s")
+    return unit.removeprefix(RATIO) in _TIMES or unit.endswith("/s")
+
+
+def is_short(unit: str, median: float) -> bool:
+    """Return whether a median is a time too short to judge."""
+    return unit in _TIMES and median * _TIMES[unit] < SHORTEST_MS
 
 
 def _cost(unit: str, ratio: Interval) -> Interval:
