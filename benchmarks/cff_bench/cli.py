@@ -122,7 +122,6 @@ def _build_parser() -> argparse.ArgumentParser:
         add_thresholds_parser,
         add_drift_parser,
         add_c_library_parser,
-        add_drift_parser,
     )
     for add_command in (*reports, *further):
         add_command(subparsers)
