@@ -8,7 +8,7 @@ DEMO_ARGUMENTS = $(if $(DATA),--data $(DATA)) $(if $(TRAIN),--train $(TRAIN)) \
 	$(if $(PRODUCT),--product $(PRODUCT))
 
 .PHONY: install demo engine gpu-evidence test slow-test real-parts experiment peers-install peers-test check \
-	onnxruntime c c-test c-full-test c-fuzz format clean
+	onnxruntime c c-test c-full-test c-fuzz bench bench-full format clean
 
 install: .venv/.installed
 
@@ -58,6 +58,13 @@ c-full-test: install
 # ten minutes for each of libcff's entry points; needs clang
 c-fuzz: onnxruntime
 	scripts/c_fuzz 600
+
+# every report, in build/bench/report.json and report.html; bench-full adds ViT-L/14 and the whole sweep
+bench: build/demo/bundle/manifest.json
+	$(BIN)/cff-bench all --out build/bench
+
+bench-full: build/demo/bundle/manifest.json
+	$(BIN)/cff-bench all --full --out build/bench
 
 real-parts: install
 	$(BIN)/cff-bench real-parts --out build/real-parts

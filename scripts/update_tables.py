@@ -14,6 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = (
     "README.md",
+    "docs/bench_peers.md",
     "docs/experiment.md",
     "docs/libcff_build.md",
     "docs/precision.md",
@@ -60,21 +61,22 @@ def real_parts(report: dict[str, Any]) -> str:
 
 def latency(report: dict[str, Any]) -> str:
     """One inspection, stage by stage."""
-    environment, subject = report["environment"], report["bundle"]
+    facts, environment = report.get("facts", report), report["environment"]
+    subject = facts["bundle"]
     rows = [
         [
             stage["name"],
             *(f"{stage[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")),
             f"{stage['share']:.0%}",
         ]
-        for stage in report["stages"]
+        for stage in facts["stages"]
     ]
-    total = report["total"]
+    total = facts["total"]
     rows.append(["total", *(f"{total[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")), ""])
     return (
         f"**Latency.** One inspection, ms, {environment['cpu_model']} "
         f"({environment['cores_available']} cores, no GPU), {subject['precision']}, "
-        f"{subject['input_px'][0]} px, K = {report['profile']['n_references']}, batch 1, "
+        f"{subject['input_px'][0]} px, K = {facts['profile']['n_references']}, batch 1, "
         f"n = {total['n']} (`cff-bench latency`, `latency.json`).\n\n"
         + _table(["stage", "p50", "p90", "p99", "share"], rows)
     )
@@ -448,6 +450,46 @@ def thresholds_rule(report: dict[str, Any]) -> str:
     )
 
 
+def peers(report: dict[str, Any]) -> str:
+    """Whole inspections of everyone, network by network, and the checks."""
+    found = report["reports"][0] if "reports" in report else report
+    environment, settings = found["environment"], found["settings"]
+    specs = {
+        "n": "d",
+        "p50_ms": ".1f",
+        "p90_ms": ".1f",
+        "ratio": ".2f",
+        "peak_memory_mb": ".0f",
+        "map_difference": ".1e",
+    }
+    titles = ["contestant", "n", "p50 ms", "p90", "of ours fp32", "memory MB", "map differs by"]
+    parts = [
+        f"**Whole inspections**, {environment['cpu_model']}, {settings['threads']} threads, batch "
+        f"1, taking turns in one run (`{' '.join(found['command'])}`, `peers.json`)."
+    ]
+    for table in found["tables"]:
+        if table["name"].endswith("/parts"):
+            continue
+        rows = [
+            [row["name"], *(_dash(row.get(key), spec) for key, spec in specs.items())]
+            for row in table["rows"]
+        ]
+        parts += [f"{table['title']}:", _table(titles, rows)]
+    words = {True: "holds", False: "**fails**", None: "not measured"}
+    limits = {"lower": "at most", "higher": "at least"}
+    checks = [
+        f"- {check['name']}: {_dash(check['value'], '.2f')}, {limits[check['better']]} "
+        f"{check['limit']:g}: {words[check['passed']]}"
+        for check in found["checks"]
+    ]
+    notes = [f"- {note}" for note in found["notes"]]
+    return "\n\n".join((*parts, "\n".join(checks), "\n".join(notes)))
+
+
+def _dash(value: float | None, spec: str) -> str:
+    return "–" if value is None else format(value, spec)
+
+
 def _optional(value: float | None, spec: str) -> str:
     return "" if value is None else format(value, spec)
 
@@ -484,6 +526,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "precision_speed": ("benchmarks/results/precision_speed.json", precision_speed),
     "precision_drift": ("benchmarks/results/precision_drift.json", precision_drift),
     "footprint": ("benchmarks/results/footprint.json", footprint),
+    "peers": ("benchmarks/results/peers.json", peers),
     "c_library": ("benchmarks/results/c_library.json", c_library),
     "thresholds_bounds": (THRESHOLDS, thresholds_bounds),
     "thresholds_left_out": (THRESHOLDS, thresholds_left_out),

@@ -44,7 +44,11 @@ def test_every_module_can_be_imported_and_says_what_it_is() -> None:
     names = [info.name for info in pkgutil.walk_packages(cff_bench.__path__, "cff_bench.")]
     assert {"cff_bench.cli", "cff_bench.demo.pipeline", "cff_bench.latency"} <= set(names)
     for name in ("cff_bench", *names):
-        doc = importlib.import_module(name).__doc__ or ""
+        try:
+            doc = importlib.import_module(name).__doc__ or ""
+        except ModuleNotFoundError as error:  # peers that nobody must have
+            assert error.name in ("openvino", "anomalib"), name
+            continue
         assert len(doc.split()) >= 5, name
 
 
