@@ -1,4 +1,4 @@
-"""`cff-bench roofline BUNDLE`."""
+"""The subcommand `roofline` of `cff-bench`: its arguments."""
 
 import argparse
 import logging
