@@ -1,4 +1,4 @@
-"""`cff-bench table6`."""
+"""The subcommand `table6` of `cff-bench`: its arguments."""
 
 import argparse
 import re
