@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with naming_the_extra():
             status: int = args.run(args)
+        sys.stdout.flush()  # here, where a reader that left can still be told
+    except BrokenPipeError:
+        # such as `| head`; Python would try once more at its end and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except CffError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
