@@ -134,30 +134,36 @@ class Bundle:
             )
         return data
 
-    def text_vectors(self, name: str) -> NDArray[np.float32]:
-        """Return the text vectors [C,2] of a class word.
+    def condition_of_word(self, name: str) -> NDArray[np.float32]:
+        """Return the condition of a class word: its text vectors [C,2].
 
         Raises
         ------
         UsageError
-            If the bundle was exported without this class word.
+            If the bundle takes no class words, or was exported without this one.
         BundleError
             If the file is damaged.
         """
-        text = self.manifest.text
-        if name not in text.names:
+        condition = self.manifest.condition
+        if condition.file is None:
             raise UsageError(
-                f"text name must be one of {', '.join(text.names)}, got {name!r}; "
+                f"text name must be left out for this bundle, got {name!r}: its encoder takes no "
+                "class word but the features of a reference"
+            )
+        if name not in condition.names:
+            raise UsageError(
+                f"text name must be one of {', '.join(condition.names)}, got {name!r}; "
                 "export with `cff-export --text-names` to add one"
             )
-        tensors = self.tensors(text.file)
+        tensors = self.tensors(condition.file)
         if name not in tensors:
-            raise BundleError(f"`{text.file}` must hold a tensor {name!r}, export the bundle again")
-        vectors = tensors[name]
-        expected = (self.manifest.joint_dim, 2)
-        if vectors.shape != expected or vectors.dtype != np.float32:
             raise BundleError(
-                f"text vectors {name!r} must be float32 of shape {expected}, "
+                f"`{condition.file}` must hold a tensor {name!r}, export the bundle again"
+            )
+        vectors = tensors[name]
+        if vectors.shape != condition.shape or vectors.dtype != np.float32:
+            raise BundleError(
+                f"text vectors {name!r} must be float32 of shape {condition.shape}, "
                 f"got {vectors.dtype} {vectors.shape}"
             )
         if not np.isfinite(vectors).all():

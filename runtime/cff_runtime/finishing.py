@@ -3,10 +3,12 @@
 D_s   = 1 - max over the bank of cosine              [h_s,w_s]  per stage (CFF section 3.2)
 d     = D_s                                          distance "cosine", as published
 d     = log(1 + D_s / 0.01)                          distance "log"
-map   = sum over s of up(d(D_s)) + text_weight * text_map        [H,W]
+map   = sum over s of up(d(D_s)) + weight * encoder's map        [H,W]
 up    = bilinear, align_corners, as APRIL-GAN upsamples its maps
-score = max(map)                                     without a text tower
-score = 0.5 (text_score + peak_scale * max(map))     with one; peak_scale from the references
+score = max(map) or std(map), over all pixels        without a score of the encoder's
+score = 0.5 (its score + peak_scale * max(map))      with one; peak_scale from the references
+
+A bundle without scorers has no D_s: its map is the encoder's, times the weight.
 
 Distances of one stage can be ten times those of another, which then decides alone. Their logarithms
 differ by a constant, so that in the sum of "log" every stage has its say, whatever the product.
@@ -76,34 +78,32 @@ def _interpolate(rows: NDArray[np.float32], n_out: int) -> NDArray[np.float32]:
 def fuse_maps(
     nearest: Sequence[NDArray[np.float32]],
     grids: Sequence[tuple[int, int]],
-    text_map: NDArray[np.float32],
-    text_weight: float,
+    encoder_map: NDArray[np.float32],
+    map_weight: float,
     distance: str,
 ) -> NDArray[np.float32]:
-    """Sum the stages' distance maps and the weighted text map.
+    """Sum the stages' distance maps and the weighted map of the encoder.
 
     Parameters
     ----------
     nearest : sequence of S ndarrays of shape (N_s,), float32
-        Largest cosine to the memory bank, per token.
-    grids : sequence of S (h_s, w_s)
+        Largest cosine to the memory bank, per token; of no stage where nothing is searched.
+    grids : sequence of as many (h_s, w_s)
         N_s = h_s * w_s.
-    text_map : ndarray of shape (H, W), float32
-        Sum over the stages of the probability of "abnormal", 0 to S.
-    text_weight : float
-        Weight of the text map.
+    encoder_map : ndarray of shape (H, W), float32
+    map_weight : float
     distance : {'cosine', 'log'}
 
     Returns
     -------
     ndarray of shape (H, W), float32
     """
-    height, width = text_map.shape
+    height, width = encoder_map.shape
     distances: dict[tuple[int, int], NDArray[np.float32]] = {}
     for best, grid in zip(nearest, grids, strict=True):
         plane = stage_distance(best, distance).reshape(grid)
         distances[grid] = distances[grid] + plane if grid in distances else plane
-    total = text_map * np.float32(text_weight)
+    total = encoder_map * np.float32(map_weight)
     for plane in distances.values():  # stages of one grid are upsampled together
         total += upsample(plane, height, width)
     return total
@@ -114,15 +114,37 @@ def peak_scale_of(peaks: Sequence[float]) -> float:
     return _PEAK_SHARE / max(max(peaks), float(np.finfo(np.float32).tiny))
 
 
-def image_score(peak: float, text_score: float | None, peak_scale: float) -> float:
-    """Return the image score from the map's maximum and the text score, if there is one.
+def map_statistic(anomaly_map: NDArray[np.float32], statistic: str) -> float:
+    """Return what of a map makes the image score.
+
+    Parameters
+    ----------
+    anomaly_map : ndarray of shape (H, W), float32
+    statistic : {'max', 'std'}
+        The population standard deviation is summed in float64.
+    """
+    if statistic == "std":
+        return float(np.std(anomaly_map, dtype=np.float64))
+    return float(anomaly_map.max())
+
+
+def image_score(value: float, encoder_score: float | None, peak_scale: float) -> float:
+    """Return the image score from the map's statistic and the encoder's score, if there is one.
+
+    Parameters
+    ----------
+    value : float
+        See `map_statistic`; the map's maximum where there is a score of the encoder's.
+    encoder_score : float or None
+    peak_scale : float
+        Factor of the maximum; not used without a score of the encoder's.
 
     Raises
     ------
     BackendError
         If it is not finite: NaN is above no threshold, and a part must not pass because of it.
     """
-    score = peak if text_score is None else 0.5 * (text_score + peak_scale * peak)
+    score = value if encoder_score is None else 0.5 * (encoder_score + peak_scale * value)
     if not math.isfinite(score):
         raise BackendError(f"image score must be finite, got {score}; run `cff-run verify`")
     return score

@@ -1,7 +1,8 @@
 """The manifest of a bundle: every fact that the runtime and its user need, as JSON.
 
 The bundle's `id` is a hash over everything that decides a score: the graphs, the preprocessing,
-the stages, their distance and the text weight. A profile carries the id of the bundle that made it.
+the stages, their distance, and what the encoder takes and gives besides. A profile carries the id
+of the bundle that made it.
 
 A bundle may hold its encoder in several precisions. Each is a *variant* with an id of its own, and
 `Manifest.view` shows the manifest as that precision sees it. The scorers are fp32 for all.
@@ -14,13 +15,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from cff_runtime.encoder_signature import (
+    Condition,
+    MapOutput,
+    ScoreOutput,
+    check_signature,
+    parse_condition,
+    parse_map,
+    parse_score,
+)
 from cff_runtime.errors import BundleError, UsageError
 from cff_runtime.finishing import DISTANCES
 from cff_runtime.jsonfields import parse_object, take
 from cff_runtime.preprocessing import Preprocessing
 from cff_runtime.storage import sha256_bytes
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST_NAME = "manifest.json"
 DEFAULT_PRECISION = "fp32"
 MAX_STAGES = 16
@@ -55,28 +65,6 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class TextInfo:
-    """Where text vectors come from.
-
-    Attributes
-    ----------
-    file : str
-        safetensors file with one [C,2] tensor per class word.
-    names : tuple of str
-        The class words in `file`.
-    weight : float
-        Weight of the text map in the anomaly map.
-    has_text_tower : bool
-        Whether the encoder gives a text score.
-    """
-
-    file: str
-    names: tuple[str, ...]
-    weight: float
-    has_text_tower: bool
-
-
-@dataclass(frozen=True)
 class Variant:
     """The encoder in another precision than fp32.
 
@@ -103,8 +91,10 @@ class Variant:
 class Manifest:
     """Contents of ``manifest.json``; see the attributes of the parts.
 
-    `distance` says how the stages' distances are summed, see `cff_runtime.finishing`. `variants`
-    are the further precisions, by name.
+    `scorers` has an entry per stage, or none where nothing is searched in memory banks.
+    `distance` says how the stages' distances are summed, see `cff_runtime.finishing`; `condition`,
+    `map` and `score` what the encoder takes and gives besides, see
+    `cff_runtime.encoder_signature`. `variants` are the further precisions, by name.
     `backbone`, `head`, `parity`, `passes`, `tools`, `licences` and `notes` are for people and
     reports; no score depends on them.
     """
@@ -115,9 +105,10 @@ class Manifest:
     scorers: tuple[str, ...]
     preprocessing: Preprocessing
     stages: tuple[Stage, ...]
-    joint_dim: int
     distance: str
-    text: TextInfo
+    condition: Condition
+    map: MapOutput
+    score: ScoreOutput
     golden: str
     files: Mapping[str, FileEntry]
     backbone: Mapping[str, Any]
@@ -171,8 +162,9 @@ class Manifest:
             "preprocessing": self.preprocessing.to_dict(),
             "stages": [asdict(stage) for stage in self.stages],
             "distance": self.distance,
-            "text_weight": self.text.weight,
-            "has_text_tower": self.text.has_text_tower,
+            "condition": self.condition.core(),
+            "map": asdict(self.map),
+            "score": asdict(self.score),
         }
         return sha256_bytes(json.dumps(core, sort_keys=True).encode())
 
@@ -227,9 +219,10 @@ def _parse_fields(fields: Mapping[str, Any]) -> Manifest:
         scorers=_strings(fields, "scorers"),
         preprocessing=Preprocessing.from_dict(facts("preprocessing")),
         stages=tuple(_parse_stage(entry) for entry in take(fields, "stages", list, BundleError)),
-        joint_dim=take(fields, "joint_dim", int, BundleError),
         distance=text_field("distance"),
-        text=_parse_text(facts("text")),
+        condition=parse_condition(facts("condition")),
+        map=parse_map(facts("map")),
+        score=parse_score(facts("score")),
         golden=text_field("golden"),
         files=_parse_files(facts("files")),
         backbone=facts("backbone"),
@@ -266,15 +259,6 @@ def _parse_variant(name: str, entry: Any) -> Variant:
         kept_fp32=_strings(entry, "kept_fp32"),
         facts=take(entry, "facts", dict, BundleError),
         parity=take(entry, "parity", dict, BundleError),
-    )
-
-
-def _parse_text(entry: Mapping[str, Any]) -> TextInfo:
-    return TextInfo(
-        file=take(entry, "file", str, BundleError),
-        names=_strings(entry, "names"),
-        weight=take(entry, "weight", float, BundleError),
-        has_text_tower=take(entry, "has_text_tower", bool, BundleError),
     )
 
 
@@ -321,13 +305,13 @@ def _strings(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
 def _check_references(manifest: Manifest) -> None:
     if not 1 <= len(manifest.stages) <= MAX_STAGES:
         raise BundleError(f"`stages` must have 1 to {MAX_STAGES} entries")
-    if len(manifest.scorers) != len(manifest.stages):
+    if len(manifest.scorers) not in (0, len(manifest.stages)):
         raise BundleError(
-            f"`scorers` must have one entry per stage ({len(manifest.stages)}), "
+            f"`scorers` must have one entry per stage ({len(manifest.stages)}) or none, "
             f"got {len(manifest.scorers)}"
         )
-    if not 0 < manifest.joint_dim <= MAX_WIDTH:
-        raise BundleError(f"`joint_dim` must be 1 to {MAX_WIDTH}, got {manifest.joint_dim}")
+    sizes = [(stage.n_tokens, stage.width) for stage in manifest.stages]
+    check_signature(manifest.condition, manifest.map, manifest.score, sizes)
     if manifest.distance not in DISTANCES:
         raise BundleError(
             f"`distance` must be one of {', '.join(DISTANCES)}, got {manifest.distance!r:.80}"
@@ -338,6 +322,7 @@ def _check_references(manifest: Manifest) -> None:
             f"got {manifest.precision!r:.80}"
         )
     encoders = (manifest.encoder, *(variant.encoder for variant in manifest.variants.values()))
-    for name in (*encoders, *manifest.scorers, manifest.text.file, manifest.golden):
+    words = () if manifest.condition.file is None else (manifest.condition.file,)
+    for name in (*encoders, *manifest.scorers, *words, manifest.golden):
         if name not in manifest.files:
             raise BundleError(f"`files` must list every file of the bundle, {name!r:.80} is not")

@@ -28,15 +28,18 @@ class Origin:
         As it stands in the manifest.
     distance : str
         How the stages' distances are summed.
-    text_weight : float
-        Weight of the text map.
+    map_weight : float
+        Weight of the encoder's map.
+    score_statistic : str
+        What of the anomaly map makes the image score.
     """
 
     precision: str
     encoder_sha256: str
     preprocessing: Mapping[str, Any]
     distance: str
-    text_weight: float
+    map_weight: float
+    score_statistic: str
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Origin":
@@ -46,7 +49,8 @@ class Origin:
             encoder_sha256=_encoder_sha256(manifest),
             preprocessing=manifest.preprocessing.to_dict(),
             distance=manifest.distance,
-            text_weight=manifest.text.weight,
+            map_weight=manifest.map.weight,
+            score_statistic=manifest.score.statistic,
         )
 
     @classmethod
@@ -66,7 +70,8 @@ class Origin:
             encoder_sha256=take(fields, "encoder_sha256", str, ProfileError),
             preprocessing=preprocessing,
             distance=take(fields, "distance", str, ProfileError),
-            text_weight=take(fields, "text_weight", float, ProfileError),
+            map_weight=take(fields, "map_weight", float, ProfileError),
+            score_statistic=take(fields, "score_statistic", str, ProfileError),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,8 +114,13 @@ class Origin:
             )
         if self.distance != manifest.distance:
             found.append(f"distance {self.distance:.40}, here {manifest.distance}")
-        if self.text_weight != manifest.text.weight:
-            found.append(f"text weight {self.text_weight:g}, here {manifest.text.weight:g}")
+        if self.map_weight != manifest.map.weight:
+            found.append(f"map weight {self.map_weight:g}, here {manifest.map.weight:g}")
+        if self.score_statistic != manifest.score.statistic:
+            found.append(
+                f"score from the map's {self.score_statistic:.40}, here its "
+                f"{manifest.score.statistic}"
+            )
         return found
 
 

@@ -1,10 +1,10 @@
 """A profile: everything about one product, in one safetensors file.
 
-Tensors `bank_0` .. `bank_{S-1}` [M_s,C_s] float32 unit rows, reference by reference; `mean_0` ..
-[K,C_s] float32, the references' mean features; `text` [C,2] float32; `references` [K,H,W,3] uint8,
-the preprocessed reference images, from which the profile can be made anew on a box that has no
-parts at hand. Facts stand as JSON under the metadata key `cff_profile`, a signature under
-`cff_signature` (`cff_runtime.trust`).
+Tensors `bank_0` .. `bank_{S-1}` [M_s,C_s] float32 unit rows, reference by reference, or none where
+nothing is searched; `mean_0` .. [K,C_s] float32, the references' mean features; `condition`,
+float32, the matrix that the encoder takes; `references` [K,H,W,3] uint8, the preprocessed reference
+images, from which the profile can be made anew on a box that has no parts at hand. Facts stand as
+JSON under the metadata key `cff_profile`, a signature under `cff_signature` (`cff_runtime.trust`).
 """
 
 import json
@@ -30,7 +30,7 @@ from cff_runtime.trust.policy import keys_for
 from cff_runtime.trust.profile_content import profile_content
 from cff_runtime.trust.signature import PROFILE_PURPOSE, require_signature
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 METADATA_KEY = "cff_profile"
 SIGNATURE_KEY = "cff_signature"
 MAX_BANK_BYTES = 1 << 34
@@ -40,7 +40,7 @@ _UNIT_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """Memory bank, text vectors, references and threshold of one product.
+    """Memory bank, condition, references and threshold of one product.
 
     Attributes
     ----------
@@ -51,11 +51,13 @@ class Profile:
     origin : Origin
         What that bundle was, to say what another does otherwise.
     banks : tuple of S ndarrays of shape (M_s, C_s), float32
-        Unit rows, the N_s rows of the first reference first unless compressed.
+        Unit rows, the N_s rows of the first reference first unless compressed; empty where the
+        bundle has no scorers.
     means : tuple of S ndarrays of shape (K, C_s), float32
         Mean features of the references, see `cff_runtime.product_check`.
-    text : ndarray of shape (C, 2), float32
-        Text vectors, column 0 normal, column 1 abnormal.
+    condition : ndarray of two dimensions, float32
+        What the encoder takes besides the image: text vectors [C,2], column 0 normal, column 1
+        abnormal; or the features [N_s,C_s] of a reference, the template.
     reference_images : ndarray of shape (K, H, W, 3), uint8
         The references as the encoder sees them, RGB.
     references : tuple of K Reference
@@ -65,9 +67,9 @@ class Profile:
     display_range : tuple of float
         Lowest and highest map value of the colour scale, the same for every picture.
     peak_scale : float
-        Factor of the map's maximum in the image score; used with a text tower only.
-    text_name : str
-        Class word of `text`.
+        Factor of the map's maximum in the image score; used with a score of the encoder's only.
+    condition_name : str
+        Class word of `condition`, or the name of the reference that it is of.
     product_limit : float
         An image whose typical distance is above it looks like another product, see
         `cff_runtime.product_check`.
@@ -84,13 +86,13 @@ class Profile:
     origin: Origin
     banks: tuple[NDArray[np.float32], ...]
     means: tuple[NDArray[np.float32], ...]
-    text: NDArray[np.float32]
+    condition: NDArray[np.float32]
     reference_images: NDArray[np.uint8]
     references: tuple[Reference, ...]
     threshold: Threshold
     display_range: tuple[float, float]
     peak_scale: float
-    text_name: str
+    condition_name: str
     product_limit: float
     settings: Mapping[str, float | None]
     compression: Mapping[str, Any] | None
@@ -118,7 +120,7 @@ class Profile:
             "threshold": asdict(self.threshold),
             "display_range": list(self.display_range),
             "peak_scale": self.peak_scale,
-            "text_name": self.text_name,
+            "condition_name": self.condition_name,
             "product_limit": self.product_limit,
             "settings": dict(self.settings),
             "compression": None if self.compression is None else dict(self.compression),
@@ -126,7 +128,7 @@ class Profile:
         }
         tensors: dict[str, NDArray[Any]] = {f"bank_{s}": bank for s, bank in enumerate(self.banks)}
         tensors |= {f"mean_{s}": mean for s, mean in enumerate(self.means)}
-        tensors["text"] = self.text
+        tensors["condition"] = self.condition
         tensors["references"] = self.reference_images
         contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         atomic_write(Path(path), save(contiguous, metadata={METADATA_KEY: json.dumps(facts)}))
@@ -183,17 +185,18 @@ class Profile:
         """
         if self.bundle_id != manifest.id:
             raise self._mismatch(manifest)
-        expected = [stage.width for stage in manifest.stages]
+        widths = [stage.width for stage in manifest.stages]
+        searched = widths[: len(manifest.scorers)]
         got = [bank.shape[1] for bank in self.banks]
-        if got != expected or [mean.shape[1] for mean in self.means] != expected:
+        if got != searched or [mean.shape[1] for mean in self.means] != widths:
             raise ProfileMismatchError(
-                f"memory banks of `{self.product}` must have widths {expected}, got {got}; "
+                f"memory banks of `{self.product}` must have widths {searched}, got {got}; "
                 "enrol the product again"
             )
-        if self.text.shape != (manifest.joint_dim, 2):
+        if self.condition.shape != manifest.condition.shape:
             raise ProfileMismatchError(
-                f"text vectors of `{self.product}` must have shape {(manifest.joint_dim, 2)}, "
-                f"got {self.text.shape}; enrol the product again"
+                f"the condition of `{self.product}` must have shape {manifest.condition.shape}, "
+                f"got {self.condition.shape}; enrol the product again"
             )
 
     def _mismatch(self, manifest: Manifest) -> ProfileMismatchError:
@@ -280,10 +283,10 @@ def _parse_facts(text: str) -> dict[str, Any]:
 def _require_schema(facts: Mapping[str, Any]) -> None:
     version = take(facts, "schema_version", int, ProfileError)
     if version != SCHEMA_VERSION:
-        older = ", it was made by an earlier version and holds no references"
+        older = ", it was made by an earlier version"
         raise ProfileError(
             f"`schema_version` must be {SCHEMA_VERSION}, got {version}"
-            f"{older if version == 1 else ''}"
+            f"{older if version < SCHEMA_VERSION else ''}"
         )
 
 
@@ -305,17 +308,19 @@ def _check_types(slices: Mapping[str, Any], facts: str) -> None:
 
 
 def _parse(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Profile:
-    text, images = tensors.pop("text", None), tensors.pop("references", None)
-    n_stages = len(tensors) // 2
-    names = {f"{kind}_{stage}" for kind in ("bank", "mean") for stage in range(n_stages)}
-    complete = text is not None and images is not None
+    condition, images = tensors.pop("condition", None), tensors.pop("references", None)
+    n_stages = sum(name.startswith("mean_") for name in tensors)
+    n_banks = 0 if len(tensors) == n_stages else n_stages
+    names = {f"mean_{stage}" for stage in range(n_stages)}
+    names |= {f"bank_{stage}" for stage in range(n_banks)}
+    complete = condition is not None and images is not None
     if not complete or not 1 <= n_stages <= MAX_STAGES or names != set(tensors):
         raise ProfileError(
-            "tensors must be `text`, `references`, and `bank_0` and `mean_0` to `bank_{S-1}` and "
-            "`mean_{S-1}`"
+            "tensors must be `condition`, `references`, `mean_0` to `mean_{S-1}`, and `bank_0` to "
+            "`bank_{S-1}` or no bank"
         )
-    if text is None or not np.isfinite(text).all():
-        raise ProfileError("`text` must be finite")
+    if condition is None or not condition.size or not np.isfinite(condition).all():
+        raise ProfileError("`condition` must be finite")
     origin = Origin.from_dict(take(facts, "origin", dict, ProfileError))
     references = take(facts, "references", list, ProfileError)
     expected = (len(references), *origin.size, 3)
@@ -333,15 +338,15 @@ def _parse(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Profile:
         product=take(facts, "product", str, ProfileError),
         bundle_id=take(facts, "bundle_id", str, ProfileError),
         origin=origin,
-        banks=tuple(_unit_rows(tensors, f"bank_{stage}") for stage in range(n_stages)),
+        banks=tuple(_unit_rows(tensors, f"bank_{stage}") for stage in range(n_banks)),
         means=tuple(_unit_rows(tensors, f"mean_{stage}") for stage in range(n_stages)),
-        text=text,
+        condition=condition,
         reference_images=images,
         references=tuple(Reference.from_dict(entry) for entry in references),
         threshold=_parse_threshold(take(facts, "threshold", dict, ProfileError)),
         display_range=(display[0], display[1]),
         peak_scale=take(facts, "peak_scale", float, ProfileError),
-        text_name=take(facts, "text_name", str, ProfileError),
+        condition_name=take(facts, "condition_name", str, ProfileError),
         product_limit=take(facts, "product_limit", float, ProfileError),
         settings=_parse_settings(take(facts, "settings", dict, ProfileError)),
         compression=_parse_compression(facts),

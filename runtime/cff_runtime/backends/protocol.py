@@ -15,21 +15,21 @@ class Encoding:
     ----------
     features : tuple of S device handles
         Each a float array of shape (1, N_s, C_s) with unit rows.
-    text_map : ndarray of shape (H, W), float32
-    text_score : float or None
-        None without a text tower.
+    map : ndarray of shape (H, W), float32
+    score : float or None
+        None where the encoder gives none.
     """
 
     features: tuple[Any, ...]
-    text_map: NDArray[np.float32]
-    text_score: float | None
+    map: NDArray[np.float32]
+    score: float | None
 
 
 class Backend(Protocol):
     """Runs a bundle's graphs. All methods may be called from several threads at once."""
 
-    def encode(self, image: NDArray[np.uint8], text: NDArray[np.float32]) -> Encoding:
-        """Encode an image [H,W,3], uint8, with text vectors [C,2], float32."""
+    def encode(self, image: NDArray[np.uint8], condition: NDArray[np.float32]) -> Encoding:
+        """Encode an image [H,W,3], uint8, with a condition of the manifest's shape, float32."""
         ...
 
     def upload_bank(self, bank: NDArray[np.float32]) -> Any:
