@@ -117,15 +117,25 @@ CFF_API cff_status cff_bundle_open(const char *path, const char *precision, cff_
 
 CFF_API void cff_bundle_free(cff_bundle *bundle);
 
+/* What an encoder takes beside the image, a float32 matrix that the profile holds: its condition. */
+typedef enum cff_condition {
+  CFF_CONDITION_WORD = 0,     /* of a class word, from a file of the bundle */
+  CFF_CONDITION_REFERENCE = 1 /* features of one of the references, which enrolling chooses */
+} cff_condition;
+
 typedef struct cff_bundle_info {
   uint32_t struct_size;
   int32_t height; /* px, of the encoder's input and of the anomaly map */
   int32_t width;  /* px */
   int32_t n_stages;
-  int32_t joint_dim;      /* C, length of a text vector */
-  int32_t has_text_tower; /* 1 if the encoder gives a text score, else 0 */
+  int32_t joint_dim;      /* rows of the condition of a class word; 0 if it is of a reference */
+  int32_t has_text_tower; /* 1 if the encoder gives a score of its own, else 0 */
   int32_t n_precisions;   /* of the encoder */
-  int32_t n_text_names;   /* class words with text vectors */
+  int32_t n_text_names;   /* class words with a condition; 0 if it is of a reference */
+  int32_t condition_source;  /* a cff_condition */
+  int32_t condition_rows;    /* its shape */
+  int32_t condition_columns;
+  int32_t n_scorers;         /* n_stages, or 0: nothing is searched, the map is the encoder's */
 } cff_bundle_info;
 
 CFF_API cff_status cff_bundle_get_info(const cff_bundle *bundle, cff_bundle_info *info);
@@ -146,7 +156,7 @@ CFF_API cff_status cff_bundle_get_text(const cff_bundle *bundle, cff_bundle_text
 
 /* ---- Profiles -------------------------------------------------------------------------------- */
 
-/* Everything about one product: memory bank, text vectors, references, threshold. */
+/* Everything about one product: memory bank, condition, references, threshold. */
 typedef struct cff_profile cff_profile;
 
 /* Read a profile and check its fields, types, shapes and values. */
@@ -168,11 +178,11 @@ typedef struct cff_profile_info {
   int32_t height;            /* px, of the references as the encoder sees them */
   int32_t width;             /* px */
   int32_t is_compressed;     /* 1 if rows of the memory bank were left out, else 0 */
-  int64_t n_bank_rows;       /* over all stages */
+  int64_t n_bank_rows;       /* over all stages; 0 without scorers */
   double threshold;          /* a part with a larger score is rejected */
   double review_threshold;   /* a part with a larger score is for review; at most `threshold` */
   double pixel_threshold;    /* map values above it form regions */
-  double peak_scale;         /* factor of the map's maximum in the score, with a text tower */
+  double peak_scale;         /* factor of the map's maximum beside a score of the encoder */
   double product_limit;      /* a larger distance looks like another product */
   double display_low;        /* colour scale of pictures */
   double display_high;
@@ -185,7 +195,7 @@ typedef enum cff_profile_text {
   CFF_PROFILE_PRODUCT = 0,
   CFF_PROFILE_BUNDLE_ID = 1,
   CFF_PROFILE_PRECISION = 2,
-  CFF_PROFILE_TEXT_NAME = 3,
+  CFF_PROFILE_TEXT_NAME = 3, /* the class word, or the reference that the condition is of */
   CFF_PROFILE_METHOD = 4,    /* how the threshold was set */
   CFF_PROFILE_STATEMENT = 5, /* what it promises */
   CFF_PROFILE_FACTS = 6      /* all facts, JSON */
@@ -225,7 +235,8 @@ CFF_API cff_status cff_session_forget(cff_session *session, const cff_profile *p
 
 /* ---- Enrolling ------------------------------------------------------------------------------- */
 
-/* Told of every image that was encoded. Anything but 0 stops the work, which then fails with
+/* Told of every image that was encoded, of a reference twice where it is encoded again with the
+ * condition that the others give. Anything but 0 stops the work, which then fails with
  * CFF_ERROR_USAGE. */
 typedef int (*cff_progress)(void *user, int32_t n_done, int32_t n_images);
 
@@ -251,15 +262,16 @@ typedef struct cff_enroll_options {
  * struct_size: sizeof(cff_enroll_options). */
 CFF_API cff_status cff_enroll_options_init(cff_enroll_options *options, uint32_t struct_size);
 
-/* Make a profile from K >= 1 good parts.
+/* Make a profile from K >= 1 good parts. Where the condition is of a reference, `text_name` must be
+ * NULL, and without scorers `max_bank` 0.
  * options: NULL for the defaults. */
 CFF_API cff_status cff_session_enroll(cff_session *session, const char *product,
                                       const cff_image *images, size_t n_images,
                                       const cff_enroll_options *options, cff_profile **profile);
 
 /* Make a new profile from the images that a profile holds and further good parts, with the
- * settings that it was enrolled with. Of the options only `names`, `further`, `defects` and
- * `progress` count. The old profile stays as it is. */
+ * settings that it was enrolled with; a condition of a reference is chosen anew. Of the options
+ * only `names`, `further`, `defects` and `progress` count. The old profile stays as it is. */
 CFF_API cff_status cff_session_add_normals(cff_session *session, const cff_profile *profile,
                                            const cff_image *images, size_t n_images,
                                            const cff_enroll_options *options,
@@ -294,7 +306,7 @@ typedef struct cff_result_info {
   double score;            /* larger is more anomalous; never rescaled per image */
   double threshold;        /* of the profile */
   double review_threshold; /* of the profile; equal to `threshold` where nothing is for review */
-  double text_score;       /* probability of "abnormal" by text alone; NaN without a text tower */
+  double text_score;       /* the encoder's own, such as "abnormal" by text alone; NaN if none */
   double product_distance; /* of the image as a whole to the nearest reference */
   double product_limit;    /* of the profile; a larger distance looks like another product */
   int32_t height;          /* px, of the anomaly map */

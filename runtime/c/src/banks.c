@@ -50,7 +50,7 @@ cff_status cff__banks_make(cff_session *session, const float *const *rows, const
   cff__banks *made = calloc(1, sizeof *made);
   if (made == NULL) return cff__no_memory("memory banks", sizeof *made);
   cff_status done = CFF_OK;
-  for (size_t s = 0; s < session->bundle->manifest.n_stages && done == CFF_OK; s++)
+  for (size_t s = 0; s < session->bundle->manifest.n_scorers && done == CFF_OK; s++)
     done = make_stage(session, rows[s], n_rows[s], s, made);
   if (done == CFF_OK) *banks = made;
   else cff__banks_free(session, made);
@@ -71,7 +71,7 @@ static cff_status make_of_profile(cff_session *session, const cff_profile *profi
                                   cff__banks **banks) {
   const float *rows[CFF__MAX_STAGES] = {NULL};
   int64_t n_rows[CFF__MAX_STAGES] = {0};
-  for (size_t stage = 0; stage < profile->n_stages; stage++) {
+  for (size_t stage = 0; stage < profile->n_banks; stage++) {
     rows[stage] = profile->banks[stage].values;
     n_rows[stage] = profile->banks[stage].n_rows;
   }

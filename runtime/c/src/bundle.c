@@ -51,8 +51,8 @@ static const char *get_precision(const cff_bundle *bundle, size_t i) {
   return bundle->manifest.variants[i].precision;
 }
 
-static const char *get_text_name(const cff_bundle *bundle, size_t i) {
-  return bundle->manifest.text_names[i];
+static const char *get_word(const cff_bundle *bundle, size_t i) {
+  return bundle->manifest.condition.names[i];
 }
 
 static cff_status choose_precision(cff_bundle *bundle, const char *precision) {
@@ -134,14 +134,20 @@ cff_status cff_bundle_get_info(const cff_bundle *bundle, cff_bundle_info *info) 
   if (bundle == NULL || info == NULL)
     return cff__fail(CFF_ERROR_USAGE, "`bundle` and `info` must be given, got NULL");
   const cff__manifest *manifest = &bundle->manifest;
+  const cff__condition *condition = &manifest->condition;
   cff_bundle_info found = {sizeof found,
                            manifest->height,
                            manifest->width,
                            (int32_t)manifest->n_stages,
-                           manifest->joint_dim,
-                           manifest->has_text_tower,
+                           condition->is_of_reference ? 0 : condition->n_rows,
+                           manifest->score_output != NULL,
                            (int32_t)manifest->n_variants,
-                           (int32_t)manifest->n_text_names};
+                           (int32_t)condition->n_names,
+                           condition->is_of_reference ? CFF_CONDITION_REFERENCE
+                                                      : CFF_CONDITION_WORD,
+                           condition->n_rows,
+                           condition->n_columns,
+                           (int32_t)manifest->n_scorers};
   return cff__copy_struct(info, &found, sizeof found, "info");
 }
 
@@ -159,7 +165,7 @@ cff_status cff_bundle_get_text(const cff_bundle *bundle, cff_bundle_text which, 
       joined = join_lines(manifest->n_variants, get_precision, bundle);
       break;
     case CFF_BUNDLE_TEXT_NAMES:
-      joined = join_lines(manifest->n_text_names, get_text_name, bundle);
+      joined = join_lines(manifest->condition.n_names, get_word, bundle);
       break;
     default: return cff__fail(CFF_ERROR_USAGE, "`which` must be a cff_bundle_text, got %d", which);
   }
@@ -178,46 +184,49 @@ cff_status cff__bundle_file(const cff_bundle *bundle, const char *name, char **p
   return *path == NULL ? cff__no_memory("a path", strlen(name)) : CFF_OK;
 }
 
-static cff_status read_vectors(const cff_bundle *bundle, cff__safetensors *file, const char *name,
-                               float **vectors) {
+static cff_status read_condition(const cff_bundle *bundle, cff__safetensors *file,
+                                 const char *name, float **values) {
+  const cff__condition *condition = &bundle->manifest.condition;
+  const int64_t n_rows = condition->n_rows, n_columns = condition->n_columns;
   void *data = NULL;
-  int64_t joint_dim = bundle->manifest.joint_dim;
   const cff__tensor *tensor = cff__safetensors_find(file, name);
   if (tensor == NULL)
     return cff__fail(FAIL, "`%.80s` must hold a tensor `%.80s`, export the bundle again",
-                     bundle->manifest.text_file, name);
-  if (tensor->dtype != CFF__F32 || tensor->n_dimensions != 2 || tensor->shape[0] != joint_dim ||
-      tensor->shape[1] != 2)
-    return cff__fail(FAIL, "text vectors `%.80s` must be float32 of shape (%d, 2)", name,
-                     (int)joint_dim);
+                     condition->file, name);
+  if (tensor->dtype != CFF__F32 || tensor->n_dimensions != 2 || tensor->shape[0] != n_rows ||
+      tensor->shape[1] != n_columns)
+    return cff__fail(FAIL, "condition `%.80s` must be float32 of shape (%d, %d)", name,
+                     (int)n_rows, (int)n_columns);
   cff_status done = cff__safetensors_read(file, tensor, &data);
   if (done != CFF_OK) return done;
-  *vectors = data;
-  for (int64_t i = 0; i < 2 * joint_dim; i++) {
-    if (isfinite((*vectors)[i])) continue;
+  *values = data;
+  for (int64_t i = 0; i < n_rows * n_columns; i++) {
+    if (isfinite((*values)[i])) continue;
     free(data);
-    *vectors = NULL;
-    return cff__fail(FAIL, "text vectors `%.80s` must be finite, export the bundle again", name);
+    *values = NULL;
+    return cff__fail(FAIL, "condition `%.80s` must be finite, export the bundle again", name);
   }
   return CFF_OK;
 }
 
-cff_status cff__bundle_text_vectors(const cff_bundle *bundle, const char *name, float **vectors) {
+cff_status cff__bundle_condition_of_word(const cff_bundle *bundle, const char *name,
+                                         float **condition) {
+  const cff__condition *facts = &bundle->manifest.condition;
   bool known = false;
   char *path = NULL;
-  *vectors = NULL;
-  for (size_t i = 0; i < bundle->manifest.n_text_names; i++)
-    known = known || strcmp(bundle->manifest.text_names[i], name) == 0;
+  *condition = NULL;
+  for (size_t i = 0; i < facts->n_names; i++)
+    known = known || strcmp(facts->names[i], name) == 0;
   if (!known)
     return cff__fail(CFF_ERROR_USAGE,
                      "text name must be one of the bundle's, got `%.80s`; export with `cff-export "
                      "--text-names` to add one",
                      name);
-  cff_status done = cff__bundle_file(bundle, bundle->manifest.text_file, &path);
+  cff_status done = cff__bundle_file(bundle, facts->file, &path);
   if (done != CFF_OK) return done;
   cff__safetensors file;
   done = cff__safetensors_open(path, FAIL, &file);
-  if (done == CFF_OK) done = read_vectors(bundle, &file, name, vectors);
+  if (done == CFF_OK) done = read_condition(bundle, &file, name, condition);
   cff__safetensors_close(&file);
   free(path);
   return done;

@@ -16,7 +16,8 @@ struct cff_bundle {
 /* Path of a file that the manifest names; the caller frees it. */
 cff_status cff__bundle_file(const cff_bundle *bundle, const char *name, char **path);
 
-/* Text vectors [C,2] of a class word, row by row; the caller frees them. */
-cff_status cff__bundle_text_vectors(const cff_bundle *bundle, const char *name, float **vectors);
+/* Condition of a class word, row by row; the caller frees it. */
+cff_status cff__bundle_condition_of_word(const cff_bundle *bundle, const char *name,
+                                         float **condition);
 
 #endif

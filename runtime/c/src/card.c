@@ -12,9 +12,9 @@ static const char EXCHANGEABLE[] =
 static const char LEFT_OUT[] =
     "references are scored against the other references, which makes the bound pessimistic; it "
     "holds for the mean over enrolments and for a memory bank that was not compressed";
-static const char TEXT_APART[] =
-    "text score and map are bounded each by itself, which doubles the bound until it rests on "
-    "further good parts";
+static const char SUM_APART[] =
+    "the encoder's score and the map are bounded each by itself, which doubles the bound until it "
+    "rests on further good parts";
 static const char SAME_PROFILE[] =
     "further parts are scored with this memory bank and are in it neither now nor later; after a "
     "change of the bank they must be scored again";
@@ -47,8 +47,7 @@ static void put_hashes(cff__json_writer *out, const char *key, const char *const
   cff__json_close(out, ']');
 }
 
-static void put_evidence(cff__json_writer *out, const cff__calibration *given,
-                         bool has_text_score) {
+static void put_evidence(cff__json_writer *out, const cff__calibration *given) {
   const size_t n_left_out = given->n_parts > 1 ? (size_t)given->n_parts : 0;
   const size_t n_augmentations = given->scores.n - n_left_out;
   cff__json_put_key(out, "n");
@@ -64,9 +63,13 @@ static void put_evidence(cff__json_writer *out, const cff__calibration *given,
   put_scores(out, "augmentations", given->scores.values + n_left_out, n_augmentations);
   put_scores(out, "further", given->further.values, given->further.n);
   put_scores(out, "defective", given->defects.values, given->defects.n);
-  if (has_text_score)
+  if (!cff__scores_are_maxima(given))
     put_scores(out, "further_peaks", given->further_peaks.values, given->further_peaks.n);
   cff__json_close(out, '}');
+  cff__json_put_key(out, "score");
+  cff__json_put_text(out, cff__scores_are_maxima(given) ? "maximum"
+                          : cff__scores_are_sums(given) ? "sum"
+                                                        : "map");
   cff__json_put_key(out, "data");
   cff__json_open(out, '{');
   put_hashes(out, "further", given->further_hashes, given->further.n);
@@ -94,7 +97,7 @@ static void put_promises(cff__json_writer *out, const cff__calibration *given,
 }
 
 static void put_assumptions(cff__json_writer *out, const cff__calibration *given,
-                            bool has_text_score, const cff__risk *risk) {
+                            const cff__risk *risk) {
   cff__json_put_key(out, "assumptions");
   cff__json_open(out, '[');
   cff__json_put_text(out, EXCHANGEABLE);
@@ -102,13 +105,13 @@ static void put_assumptions(cff__json_writer *out, const cff__calibration *given
     cff__json_put_text(out, SAME_PROFILE);
   } else if (given->n_parts > 1) {
     cff__json_put_text(out, LEFT_OUT);
-    if (has_text_score) cff__json_put_text(out, TEXT_APART);
+    if (cff__scores_are_sums(given)) cff__json_put_text(out, SUM_APART);
   }
   if (!isnan(risk->false_accepts)) cff__json_put_text(out, DEFECTS_ALIKE);
   cff__json_close(out, ']');
 }
 
-cff_status cff__make_card(const cff__calibration *given, const char *method, bool has_text_score,
+cff_status cff__make_card(const cff__calibration *given, const char *method,
                           const cff__risk *risk, cff__arena *arena, const char **card) {
   cff__json_writer out = {0};
   char now[CFF__TIME_SIZE];
@@ -118,9 +121,9 @@ cff_status cff__make_card(const cff__calibration *given, const char *method, boo
   cff__json_put_text(&out, given->at != NULL && given->at[0] != '\0' ? given->at : now);
   cff__json_put_key(&out, "method");
   cff__json_put_text(&out, method);
-  put_evidence(&out, given, has_text_score);
+  put_evidence(&out, given);
   put_promises(&out, given, risk);
-  put_assumptions(&out, given, has_text_score, risk);
+  put_assumptions(&out, given, risk);
   cff__json_close(&out, '}');
   cff_status done = cff__json_check(&out);
   if (done == CFF_OK) {

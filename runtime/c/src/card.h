@@ -16,8 +16,12 @@ typedef struct cff__risk {
   bool supported;                /* whether all wishes are */
 } cff__risk;
 
+/* Whether the scores are the maps' maxima, and whether the encoder's have a share in them. */
+bool cff__scores_are_maxima(const cff__calibration *given);
+bool cff__scores_are_sums(const cff__calibration *given);
+
 /* Write the card into the arena. All scores are finite. */
-cff_status cff__make_card(const cff__calibration *given, const char *method, bool has_text_score,
+cff_status cff__make_card(const cff__calibration *given, const char *method,
                           const cff__risk *risk, cff__arena *arena, const char **card);
 
 #endif

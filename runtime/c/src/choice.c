@@ -148,12 +148,22 @@ static void combine(const cff__calibration *given, const side *reject, const sid
            (long long)count_between(given->defects, accept->limit, reject->limit));
 }
 
-static side limit_of_references(const cff__calibration *given, bool has_text_score) {
+bool cff__scores_are_maxima(const cff__calibration *given) {
+  for (size_t i = 0; i < given->scores.n; i++)
+    if (given->scores.values[i] != given->peaks.values[i]) return false;
+  return true;
+}
+
+bool cff__scores_are_sums(const cff__calibration *given) {
+  return given->has_encoder_score && !cff__scores_are_maxima(given);
+}
+
+static side limit_of_references(const cff__calibration *given) {
   const int64_t n = given->n_parts;
   side low = {cff__default_limit(given->scores, n, given->margin), 1.0, NAN, true, 1};
   if (n == 1) return low;
-  low.expected = (has_text_score ? 2.0 : 1.0) / ((double)n + 1.0);
-  if (has_text_score) {
+  low.expected = (cff__scores_are_sums(given) ? 2.0 : 1.0) / ((double)n + 1.0);
+  if (cff__scores_are_sums(given)) {
     const cff__scores scores = {given->scores.values, (size_t)n};
     const cff__scores peaks = {given->peaks.values, (size_t)n};
     low.limit = fmax(low.limit, cff__text_apart_limit(scores, peaks, given->peaks));
@@ -161,11 +171,11 @@ static side limit_of_references(const cff__calibration *given, bool has_text_sco
   return low;
 }
 
-static cff_status set_pixel_value(const cff__calibration *given, bool has_text_score, int64_t rank,
+static cff_status set_pixel_value(const cff__calibration *given, int64_t rank,
                                   cff__threshold *chosen) {
   const int64_t n_peaks = (int64_t)given->further_peaks.n;
   chosen->pixel_value = chosen->review;
-  if (!has_text_score) return CFF_OK;
+  if (cff__scores_are_maxima(given)) return CFF_OK;
   if (n_peaks > 0)
     return rank_largest(given->further_peaks, rank < n_peaks ? rank : n_peaks,
                         &chosen->pixel_value);
@@ -255,9 +265,9 @@ static cff_status keep(const cff__calibration *given, const cff__statement *said
 }
 
 /* Decide on values and words. */
-static cff_status decide(const cff__calibration *given, bool has_text_score,
-                         cff__threshold *chosen, cff__risk *risk, cff__statement *said) {
-  side reject = limit_of_references(given, has_text_score);
+static cff_status decide(const cff__calibration *given, cff__threshold *chosen, cff__risk *risk,
+                         cff__statement *said) {
+  side reject = limit_of_references(given);
   side accept = {0.0, 1.0, NAN, true, 1};
   cff_status done = CFF_OK;
   if (given->further.n > 0) done = from_further(given, &reject, said);
@@ -269,7 +279,7 @@ static cff_status decide(const cff__calibration *given, bool has_text_score,
     done = from_defects(given, &accept, said);
     if (done == CFF_OK) combine(given, &reject, &accept, chosen, said);
   }
-  if (done == CFF_OK) done = set_pixel_value(given, has_text_score, reject.rank, chosen);
+  if (done == CFF_OK) done = set_pixel_value(given, reject.rank, chosen);
   if (done != CFF_OK) return done;
   if (!isfinite(chosen->value) || !isfinite(chosen->review) || !isfinite(chosen->pixel_value))
     return cff__fail(CFF_ERROR_USAGE, "thresholds must be finite, got one that is not; give a "
@@ -284,18 +294,15 @@ cff_status cff__choose_threshold(const cff__calibration *given, cff__arena *aren
                                  cff__threshold *threshold) {
   cff_status done = check_given(given);
   if (done != CFF_OK) return done;
-  bool has_text_score = false;
-  for (size_t i = 0; i < given->scores.n; i++)
-    has_text_score = has_text_score || given->scores.values[i] != given->peaks.values[i];
   cff__threshold chosen = {0};
   cff__risk risk;
   cff__statement said = {0};
-  done = decide(given, has_text_score, &chosen, &risk, &said);
+  done = decide(given, &chosen, &risk, &said);
   if (done != CFF_OK) return done;
   chosen.method = given->further.n > 0  ? "further-parts"
                   : given->n_parts > 1 ? "leave-one-image-out"
                                        : "self-augmentation";
-  done = cff__make_card(given, chosen.method, has_text_score, &risk, arena, &chosen.card);
+  done = cff__make_card(given, chosen.method, &risk, arena, &chosen.card);
   if (done == CFF_OK) done = keep(given, &said, arena, &chosen);
   if (done == CFF_OK) *threshold = chosen;
   return done;

@@ -16,21 +16,20 @@ typedef struct run {
   char stage_names[CFF__MAX_STAGES][16];
   const char *output_names[MAX_OUTPUTS];
   size_t n_stages, n_outputs;
-  float text_score;
+  float score;
 } run;
 
-static cff_status bind_inputs(const cff_session *session, const uint8_t *pixels, const float *text,
+static cff_status bind_inputs(const cff_session *session, const uint8_t *pixels, const float *condition,
                               run *one) {
   const cff__manifest *manifest = &session->bundle->manifest;
   const int64_t image_shape[4] = {1, manifest->height, manifest->width, 3};
-  const int64_t text_shape[2] = {manifest->joint_dim, 2};
+  const int64_t shape[2] = {manifest->condition.n_rows, manifest->condition.n_columns};
   const size_t n_pixels = (size_t)manifest->height * (size_t)manifest->width;
-  const size_t n_text = (size_t)manifest->joint_dim * 2;
+  const size_t n_bytes = (size_t)shape[0] * (size_t)shape[1] * sizeof *condition;
   cff_status done =
       cff__wrap_tensor(session, pixels, n_pixels * 3, UINT8, image_shape, 4, &one->inputs[0]);
   if (done == CFF_OK)
-    done = cff__wrap_tensor(session, text, n_text * sizeof *text, FLOAT, text_shape, 2,
-                            &one->inputs[1]);
+    done = cff__wrap_tensor(session, condition, n_bytes, FLOAT, shape, 2, &one->inputs[1]);
   return done;
 }
 
@@ -49,36 +48,37 @@ static cff_status bind_features(const cff_session *session, cff__encoding *encod
   return done;
 }
 
-static cff_status bind_text(const cff_session *session, cff__encoding *encoding, run *one) {
+static cff_status bind_map(const cff_session *session, cff__encoding *encoding, run *one) {
   const cff__manifest *manifest = &session->bundle->manifest;
   const int64_t map_shape[3] = {1, manifest->height, manifest->width}, score_shape[1] = {1};
   const size_t n_bytes =
-      (size_t)manifest->height * (size_t)manifest->width * sizeof *encoding->text_map;
-  encoding->text_map = malloc(n_bytes);
-  if (encoding->text_map == NULL) return cff__no_memory("a text map", n_bytes);
-  one->output_names[one->n_outputs] = "text_map";
-  cff_status done = cff__wrap_tensor(session, encoding->text_map, n_bytes, FLOAT, map_shape, 3,
+      (size_t)manifest->height * (size_t)manifest->width * sizeof *encoding->map;
+  encoding->map = malloc(n_bytes);
+  if (encoding->map == NULL) return cff__no_memory("a map", n_bytes);
+  one->output_names[one->n_outputs] = manifest->map_output;
+  cff_status done = cff__wrap_tensor(session, encoding->map, n_bytes, FLOAT, map_shape, 3,
                                      &one->outputs[one->n_outputs++]);
-  if (done != CFF_OK || !manifest->has_text_tower) return done;
-  one->output_names[one->n_outputs] = "text_score";
-  return cff__wrap_tensor(session, &one->text_score, sizeof one->text_score, FLOAT, score_shape, 1,
+  if (done != CFF_OK || manifest->score_output == NULL) return done;
+  one->output_names[one->n_outputs] = manifest->score_output;
+  return cff__wrap_tensor(session, &one->score, sizeof one->score, FLOAT, score_shape, 1,
                           &one->outputs[one->n_outputs++]);
 }
 
-cff_status cff__encode(cff_session *session, const uint8_t *pixels, const float *text,
+cff_status cff__encode(cff_session *session, const uint8_t *pixels, const float *condition,
                        cff__encoding *encoding) {
-  static const char *const input_names[2] = {"image", "text"};
+  const cff__manifest *manifest = &session->bundle->manifest;
+  const char *const input_names[2] = {"image", manifest->condition.input};
   run one;
   memset(&one, 0, sizeof one);
   memset(encoding, 0, sizeof *encoding);
-  cff_status done = bind_inputs(session, pixels, text, &one);
+  cff_status done = bind_inputs(session, pixels, condition, &one);
   if (done == CFF_OK) done = bind_features(session, encoding, &one);
-  if (done == CFF_OK) done = bind_text(session, encoding, &one);
+  if (done == CFF_OK) done = bind_map(session, encoding, &one);
   if (done == CFF_OK)
     done = cff__graph_run(&session->encoder, input_names, (const OrtValue *const *)one.inputs, 2,
                           one.output_names, one.outputs, one.n_outputs);
-  encoding->has_text_score = session->bundle->manifest.has_text_tower;
-  encoding->text_score = (double)one.text_score;
+  encoding->has_score = manifest->score_output != NULL;
+  encoding->score = (double)one.score;
   cff__free_tensor(one.inputs[0]);
   cff__free_tensor(one.inputs[1]);
   for (size_t i = one.n_stages; i < one.n_outputs; i++) cff__free_tensor(one.outputs[i]);
@@ -90,7 +90,7 @@ void cff__encoding_free(cff_session *session, cff__encoding *encoding) {
   (void)session;
   for (size_t stage = 0; stage < CFF__MAX_STAGES; stage++)
     cff__free_tensor(encoding->features[stage]);
-  free(encoding->text_map);
+  free(encoding->map);
   memset(encoding, 0, sizeof *encoding);
 }
 

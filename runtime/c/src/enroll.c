@@ -11,20 +11,21 @@
 #include "utf8.h"
 
 static bool knows(const cff__manifest *manifest, const char *name) {
-  for (size_t i = 0; i < manifest->n_text_names; i++)
-    if (strcmp(manifest->text_names[i], name) == 0) return true;
+  for (size_t i = 0; i < manifest->condition.n_names; i++)
+    if (strcmp(manifest->condition.names[i], name) == 0) return true;
   return false;
 }
 
 static cff_status fail_text_name(const cff__manifest *manifest, const char *name) {
+  const cff__condition *condition = &manifest->condition;
   char some[200] = "";
-  for (size_t i = 0; i < manifest->n_text_names; i++) {
-    const size_t n = strlen(some), n_more = strlen(manifest->text_names[i]);
+  for (size_t i = 0; i < condition->n_names; i++) {
+    const size_t n = strlen(some), n_more = strlen(condition->names[i]);
     if (n + n_more + sizeof ", ..." > sizeof some) {
       strcat(some, "...");
       break;
     }
-    strcat(strcat(some, manifest->text_names[i]), i + 1 < manifest->n_text_names ? ", " : "");
+    strcat(strcat(some, condition->names[i]), i + 1 < condition->n_names ? ", " : "");
   }
   return cff__fail(CFF_ERROR_USAGE,
                    "`text_name` must be one of the bundle's, %s; got `%.80s`; export with "
@@ -32,20 +33,26 @@ static cff_status fail_text_name(const cff__manifest *manifest, const char *name
                    some, name);
 }
 
-/* Set the product, the class word and its text vectors. */
-static cff_status set_names(cff__job *one, const char *product) {
+/* Set the class word and its condition. */
+static cff_status set_word(cff__job *one, const char *product) {
   const cff__manifest *manifest = one->manifest;
   cff_profile *profile = one->profile;
   const char *name = one->options.text_name;
+  if (manifest->condition.is_of_reference) { /* which is chosen once they are encoded */
+    if (name == NULL) return CFF_OK;
+    return cff__fail(CFF_ERROR_USAGE,
+                     "`text_name` must be NULL with this bundle, whose condition is made from the "
+                     "references, got `%.80s`; enrol without it",
+                     name);
+  }
   if (name == NULL) name = knows(manifest, product) ? product : "object";
   if (!knows(manifest, name)) return fail_text_name(manifest, name);
-  cff_status done = cff__job_keep_text(one, product, &profile->product);
-  if (done == CFF_OK) done = cff__job_keep_text(one, name, &profile->text_name);
+  cff_status done = cff__job_keep_text(one, name, &profile->condition_name);
   if (done == CFF_OK)
-    done = cff__bundle_text_vectors(cff__session_bundle(one->session), name,
-                                    &profile->text.values);
-  profile->text.n_rows = manifest->joint_dim;
-  profile->text.n_columns = 2;
+    done = cff__bundle_condition_of_word(cff__session_bundle(one->session), name,
+                                         &profile->condition.values);
+  profile->condition.n_rows = manifest->condition.n_rows;
+  profile->condition.n_columns = manifest->condition.n_columns;
   return done;
 }
 
@@ -75,7 +82,13 @@ static cff_status enroll(cff__job *one, const char *product) {
   if (recipe->max_bank < 0)
     return cff__fail(CFF_ERROR_USAGE, "`max_bank` must be 0 or more, got %lld",
                      (long long)recipe->max_bank);
-  cff_status done = set_names(one, product);
+  if (recipe->max_bank > 0 && one->manifest->n_scorers == 0)
+    return cff__fail(CFF_ERROR_USAGE,
+                     "`max_bank` must be 0 with this bundle, which has no memory banks, got %lld; "
+                     "enrol without it",
+                     (long long)recipe->max_bank);
+  cff_status done = cff__job_keep_text(one, product, &profile->product);
+  if (done == CFF_OK) done = set_word(one, product);
   if (done == CFF_OK) done = cff__references_make(profile, one->n_images, one->manifest);
   if (done == CFF_OK)
     done = cff__references_add(profile, 0, one->images, one->n_images, options->names,

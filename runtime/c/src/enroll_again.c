@@ -8,17 +8,25 @@
 #include "settings.h"
 #include "status.h"
 
-/* Take over what stays: names, text vectors, settings and history. */
+/* Take over the condition of a class word; one of a reference is chosen anew. */
+static cff_status take_condition(cff__job *one, const cff_profile *from) {
+  const cff__matrix *given = &from->condition;
+  cff__matrix *condition = &one->profile->condition;
+  const size_t n_bytes = (size_t)given->n_rows * (size_t)given->n_columns * sizeof *given->values;
+  if (one->manifest->condition.is_of_reference) return CFF_OK;
+  condition->n_rows = given->n_rows;
+  condition->n_columns = given->n_columns;
+  condition->values = malloc(n_bytes);
+  if (condition->values == NULL) return cff__no_memory("a condition", n_bytes);
+  memcpy(condition->values, given->values, n_bytes);
+  return cff__job_keep_text(one, from->condition_name, &one->profile->condition_name);
+}
+
+/* Take over what stays: product, class word, settings and history. */
 static cff_status take_over(cff__job *one, const cff_profile *from) {
   cff_profile *profile = one->profile;
-  const size_t n_bytes =
-      (size_t)from->text.n_rows * (size_t)from->text.n_columns * sizeof *from->text.values;
-  profile->text = from->text;
-  profile->text.values = malloc(n_bytes);
-  if (profile->text.values == NULL) return cff__no_memory("text vectors", n_bytes);
-  memcpy(profile->text.values, from->text.values, n_bytes);
-  cff_status done = cff__job_keep_text(one, from->product, &profile->product);
-  if (done == CFF_OK) done = cff__job_keep_text(one, from->text_name, &profile->text_name);
+  cff_status done = take_condition(one, from);
+  if (done == CFF_OK) done = cff__job_keep_text(one, from->product, &profile->product);
   if (done == CFF_OK) done = cff__job_keep_text(one, from->settings, &profile->settings);
   if (done == CFF_OK) done = cff__job_keep_text(one, from->history, &profile->history);
   return done == CFF_OK ? cff__settings_read(from, &one->recipe) : done;

@@ -27,7 +27,7 @@ cff_status cff__job_start(cff__job *one, cff_session *session, const cff_image *
                           size_t n_images, const cff_enroll_options *options);
 
 /* Check the recipe, prepare the images beside the references, and make the profile, which has its
- * names, text vectors and references. */
+ * product, references and, where it is of a class word, its condition. */
 cff_status cff__job_run(cff__job *one);
 
 /* Hand the profile out if all went well, else free it; `done` is returned. */

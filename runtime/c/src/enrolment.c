@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "augment.h"
+#include "conditions.h"
 #include "mapper.h"
 #include "product_check.h"
 #include "reference_banks.h"
@@ -21,8 +22,9 @@ typedef struct making {
   cff_profile *profile;
   size_t n_references, n_bytes; /* K; of a preprocessed image */
   cff__mapper mapper;
+  cff__conditions conditions;
   cff__reference_banks banks;
-  cff__encoding *encodings; /* [K] */
+  cff__encoding *encodings; /* [K], those that serve for maps too */
   cff__scored scored;       /* the references left out (K > 1), then all augmentations */
   cff__scored further, defects;
 } making;
@@ -32,6 +34,7 @@ static void making_free(making *one) {
     cff__encoding_free(one->session, &one->encodings[i]);
   free(one->encodings);
   cff__reference_banks_free(&one->banks);
+  cff__conditions_free(&one->conditions);
   cff__mapper_free(&one->mapper);
   cff__scored_free(&one->scored);
   cff__scored_free(&one->further);
@@ -43,21 +46,25 @@ static cff_status making_start(making *one) {
   const size_t n_own = one->n_references * (1 + CFF__N_AUGMENTATIONS);
   const size_t n_scored = one->n_references == 1 ? CFF__N_AUGMENTATIONS : n_own;
   const size_t n_values = one->n_bytes / 3;
-  const bool has_text_score = one->manifest->has_text_tower;
+  /* references whose condition is chosen from them are encoded twice */
+  const bool again = one->manifest->condition.is_of_reference && one->n_references > 1;
   one->encodings = calloc(one->n_references, sizeof *one->encodings);
   if (one->encodings == NULL)
     return cff__no_memory("references", one->n_references * sizeof *one->encodings);
-  cff_status done = cff__mapper_make(&one->mapper, one->session, one->profile->text.values,
-                                     n_own + recipe->n_further + recipe->n_defects,
+  cff_status done = cff__mapper_make(&one->mapper, one->session,
+                                     n_own + (again ? one->n_references : 0) + recipe->n_further +
+                                         recipe->n_defects,
                                      recipe->progress, recipe->user);
+  if (done == CFF_OK)
+    done = cff__conditions_make(&one->conditions, one->manifest, one->profile);
   if (done == CFF_OK)
     done = cff__reference_banks_make(&one->banks, one->session, one->n_references,
                                      recipe->max_bank);
-  if (done == CFF_OK) done = cff__scored_make(&one->scored, n_scored, n_values, has_text_score);
+  if (done == CFF_OK) done = cff__scored_make(&one->scored, n_scored, n_values, one->manifest);
   if (done == CFF_OK)
-    done = cff__scored_make(&one->further, recipe->n_further, n_values, has_text_score);
+    done = cff__scored_make(&one->further, recipe->n_further, n_values, one->manifest);
   if (done == CFF_OK)
-    done = cff__scored_make(&one->defects, recipe->n_defects, n_values, has_text_score);
+    done = cff__scored_make(&one->defects, recipe->n_defects, n_values, one->manifest);
   return done;
 }
 
@@ -82,15 +89,22 @@ static cff_status make_means(making *one) {
   return CFF_OK;
 }
 
-/* Encode the references and put their features into the banks. */
+/* Encode the references, put their features into the banks, and choose the templates. */
 static cff_status add_references(making *one) {
   cff_status done = CFF_OK;
   for (size_t i = 0; i < one->n_references && done == CFF_OK; i++) {
     const uint8_t *pixels = one->profile->images + i * one->n_bytes;
-    done = cff__mapper_encode(&one->mapper, pixels, &one->encodings[i]);
+    done = cff__mapper_encode(&one->mapper, pixels, cff__conditions_first(&one->conditions),
+                              &one->encodings[i]);
     if (done == CFF_OK) done = cff__reference_banks_add(&one->banks, i, &one->encodings[i]);
+    if (!cff__conditions_settled(&one->conditions))
+      cff__encoding_free(one->session, &one->encodings[i]);
   }
   if (done == CFF_OK) done = make_means(one);
+  if (done == CFF_OK)
+    done = cff__conditions_choose(&one->conditions,
+                                  one->banks.rows[one->manifest->condition.stage].values,
+                                  one->profile);
   return done == CFF_OK ? cff__reference_banks_compress(&one->banks, one->recipe->max_bank) : done;
 }
 
@@ -98,22 +112,39 @@ static cff_status add_references(making *one) {
 static cff_status score_augmentations(making *one, size_t index, const cff__banks *const *sets,
                                       size_t n_sets, uint8_t *moved, float *inner) {
   cff__mapper *mapper = &one->mapper;
+  const float *condition = cff__conditions_without(&one->conditions, index);
   const size_t n_own = one->n_references > 1 ? one->n_references : 0;
   cff_status done = CFF_OK;
   for (size_t i = 0; i < CFF__N_AUGMENTATIONS && done == CFF_OK; i++) {
     cff__encoding encoding = {0};
     done = cff__augment(one->profile->images + index * one->n_bytes, mapper->height, mapper->width,
                         i, moved);
-    if (done == CFF_OK) done = cff__mapper_encode(mapper, moved, &encoding);
+    if (done == CFF_OK) done = cff__mapper_encode(mapper, moved, condition, &encoding);
     if (done != CFF_OK) break;
     done = cff__mapper_map(mapper, &encoding, sets, n_sets);
     if (done == CFF_OK) {
       const size_t n = cff__without_border(mapper->map, mapper->height, mapper->width, inner);
       cff__scored_put(&one->scored, n_own + index * CFF__N_AUGMENTATIONS + i, inner, n,
-                      encoding.text_score, mapper->scratch);
+                      encoding.score, mapper->scratch);
     }
     cff__encoding_free(one->session, &encoding);
   }
+  return done;
+}
+
+/* Score a reference against the others. */
+static cff_status score_left_out(making *one, size_t index, const cff__banks *const *sets,
+                                 size_t n_sets) {
+  cff__mapper *mapper = &one->mapper;
+  cff__encoding *encoding = &one->encodings[index];
+  cff_status done = CFF_OK;
+  if (!cff__conditions_settled(&one->conditions))
+    done = cff__mapper_encode(mapper, one->profile->images + index * one->n_bytes,
+                              cff__conditions_without(&one->conditions, index), encoding);
+  if (done == CFF_OK) done = cff__mapper_map(mapper, encoding, sets, n_sets);
+  if (done == CFF_OK)
+    cff__scored_put(&one->scored, index, mapper->map, mapper->height * mapper->width,
+                    encoding->score, mapper->scratch);
   return done;
 }
 
@@ -129,12 +160,7 @@ static cff_status score_references(making *one) {
     const cff__banks *const *sets = NULL;
     size_t n_sets = 0;
     done = cff__reference_banks_without(&one->banks, i, &sets, &n_sets);
-    if (done == CFF_OK && one->n_references > 1) {
-      done = cff__mapper_map(mapper, &one->encodings[i], sets, n_sets);
-      if (done == CFF_OK)
-        cff__scored_put(&one->scored, i, mapper->map, n_values, one->encodings[i].text_score,
-                        mapper->scratch);
-    }
+    if (done == CFF_OK && one->n_references > 1) done = score_left_out(one, i, sets, n_sets);
     cff__encoding_free(one->session, &one->encodings[i]); /* on a GPU others need the room */
     if (done == CFF_OK) done = score_augmentations(one, i, sets, n_sets, moved, inner);
   }
@@ -151,12 +177,13 @@ static cff_status score_parts(making *one, const uint8_t *images, size_t n, cff_
   cff_status done = cff__reference_banks_all(&one->banks, &sets, &n_sets);
   for (size_t i = 0; i < n && done == CFF_OK; i++) {
     cff__encoding encoding = {0};
-    done = cff__mapper_encode(&one->mapper, images + i * one->n_bytes, &encoding);
+    done = cff__mapper_encode(&one->mapper, images + i * one->n_bytes,
+                              one->profile->condition.values, &encoding);
     if (done != CFF_OK) break;
     done = cff__mapper_map(&one->mapper, &encoding, sets, n_sets);
     if (done == CFF_OK)
       cff__scored_put(scored, i, one->mapper.map, one->mapper.height * one->mapper.width,
-                      encoding.text_score, one->mapper.scratch);
+                      encoding.score, one->mapper.scratch);
     cff__encoding_free(one->session, &encoding);
   }
   return done;
@@ -198,7 +225,8 @@ static cff_status choose(making *one, double *scores) {
                             recipe->max_false_reject,
                             recipe->max_false_accept,
                             recipe->confidence,
-                            at};
+                            at,
+                            one->manifest->score_output != NULL};
   cff_status done = cff__scored_scores(&one->scored, profile->peak_scale, scores);
   if (done == CFF_OK) done = cff__scored_scores(&one->further, profile->peak_scale, further);
   if (done == CFF_OK) done = cff__scored_scores(&one->defects, profile->peak_scale, defects);
@@ -232,9 +260,12 @@ static cff_status fill_profile(making *one) {
   const float *means[CFF__MAX_STAGES];
   size_t widths[CFF__MAX_STAGES];
   profile->compression = "null";
-  for (size_t stage = 0; stage < profile->n_stages; stage++) {
+  profile->n_banks = one->manifest->n_scorers;
+  for (size_t stage = 0; stage < profile->n_banks; stage++) {
     profile->banks[stage] = one->banks.rows[stage]; /* the profile's from here on */
     one->banks.rows[stage] = (cff__matrix){0};
+  }
+  for (size_t stage = 0; stage < profile->n_stages; stage++) {
     means[stage] = profile->means[stage].values;
     widths[stage] = (size_t)profile->means[stage].n_columns;
   }

@@ -19,8 +19,8 @@ typedef struct cff__recipe {
   void *user;
 } cff__recipe;
 
-/* Complete a profile that has its product, text name, text vectors [C,2] and at least one
- * reference with its image: all but settings and history. */
+/* Complete a profile that has its product, at least one reference with its image and, where it is
+ * of a class word, its condition with its name: all but settings and history. */
 cff_status cff__enroll(cff_session *session, const cff__recipe *recipe, cff_profile *profile);
 
 #endif

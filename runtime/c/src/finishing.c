@@ -152,7 +152,7 @@ static bool largest_plane(const cff__grid *grids, size_t n_stages, size_t *bytes
 }
 
 cff_status cff__fuse_maps(const float *const *nearest, const cff__grid *grids, size_t n_stages,
-                          cff__distance distance, const float *text_map, float text_weight,
+                          cff__distance distance, const float *encoder_map, float weight,
                           float *map, size_t height, size_t width) {
   size_t n = 0, bytes = 0;
   float *scratch = NULL;
@@ -163,7 +163,7 @@ cff_status cff__fuse_maps(const float *const *nearest, const cff__grid *grids, s
     return cff__no_memory("the stages' distances", bytes);
   }
   for (size_t i = 0; i < n; i++) {
-    map[i] = text_map[i] * text_weight;
+    map[i] = encoder_map[i] * weight;
   }
   cff_status status = CFF_OK;
   for (size_t stage = 0; status == CFF_OK && stage < n_stages; stage++) {
@@ -188,6 +188,19 @@ float cff__peak(const float *values, size_t n) {
   return largest;
 }
 
+double cff__spread(const float *values, size_t n) {
+  double sum = 0.0, squares = 0.0;
+  for (size_t i = 0; i < n; i++) {
+    sum += (double)values[i];
+  }
+  const double mean = sum / (double)n;
+  for (size_t i = 0; i < n; i++) {
+    const double off = (double)values[i] - mean;
+    squares += off * off;
+  }
+  return sqrt(squares / (double)n);
+}
+
 double cff__peak_scale(const double *peaks, size_t n) {
   double largest = peaks[0];
   for (size_t i = 1; i < n; i++) {
@@ -196,9 +209,9 @@ double cff__peak_scale(const double *peaks, size_t n) {
   return 0.5 / (largest < (double)FLT_MIN ? (double)FLT_MIN : largest);
 }
 
-cff_status cff__image_score(double peak, const double *text_score, double peak_scale,
+cff_status cff__image_score(double statistic, const double *encoder_score, double peak_scale,
                             double *score) {
-  *score = text_score ? 0.5 * (*text_score + peak_scale * peak) : peak;
+  *score = encoder_score ? 0.5 * (*encoder_score + peak_scale * statistic) : statistic;
   if (!isfinite(*score)) {
     return cff__fail(CFF_ERROR_BACKEND, "image score must be finite, got %g; run `cff-run verify`",
                      *score);

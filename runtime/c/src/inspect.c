@@ -47,16 +47,17 @@ static cff_status encode(inspection *one, const cff_image *image, double *mark) 
   cff_status done = cff__preprocess(image, resized, height, width);
   lap(mark, &one->result->info.preprocess_ms);
   if (done == CFF_OK)
-    done = cff__encode(one->session, resized, one->profile->text.values, &one->encoding);
+    done = cff__encode(one->session, resized, one->profile->condition.values, &one->encoding);
   free(resized);
   lap(mark, &one->result->info.encode_ms);
   return done;
 }
 
 static cff_status search(inspection *one, double *mark) {
-  const size_t n_stages = one->session->bundle->manifest.n_stages;
+  const size_t n_stages = one->session->bundle->manifest.n_scorers;
   size_t n_tokens = 0;
   cff__banks *banks = NULL;
+  if (n_stages == 0) return CFF_OK;
   for (size_t stage = 0; stage < n_stages; stage++) n_tokens += cff__n_tokens(one->session, stage);
   one->nearest[0] = malloc(n_tokens * sizeof *one->nearest[0]);
   if (one->nearest[0] == NULL) return cff__no_memory("a search", n_tokens * sizeof(float));
@@ -80,11 +81,11 @@ static cff_status make_map(inspection *one) {
   for (size_t stage = 0; stage < manifest->n_stages; stage++)
     grids[stage] = (cff__grid){(size_t)manifest->stages[stage].rows,
                                (size_t)manifest->stages[stage].columns};
-  float *map = one->encoding.text_map; /* is turned into the anomaly map in its place */
-  cff_status done = cff__fuse_maps((const float *const *)one->nearest, grids, manifest->n_stages,
-                                   distance, map, (float)manifest->text_weight, map, height, width);
+  float *map = one->encoding.map; /* is turned into the anomaly map in its place */
+  cff_status done = cff__fuse_maps((const float *const *)one->nearest, grids, manifest->n_scorers,
+                                   distance, map, (float)manifest->map_weight, map, height, width);
   one->result->map = map;
-  one->encoding.text_map = NULL;
+  one->encoding.map = NULL;
   return done;
 }
 
@@ -92,10 +93,12 @@ static cff_status judge(inspection *one) {
   const cff__threshold *limits = &one->profile->threshold;
   cff_result_info *info = &one->result->info;
   const size_t n = (size_t)info->height * (size_t)info->width;
-  const double *text_score = one->encoding.has_text_score ? &one->encoding.text_score : NULL;
-  cff_status done = cff__image_score((double)cff__peak(one->result->map, n), text_score,
-                                     one->profile->peak_scale, &info->score);
-  info->text_score = text_score == NULL ? NAN : *text_score;
+  const double *own = one->encoding.has_score ? &one->encoding.score : NULL;
+  const double statistic = cff__scores_spread(&one->session->bundle->manifest)
+                               ? cff__spread(one->result->map, n)
+                               : (double)cff__peak(one->result->map, n);
+  cff_status done = cff__image_score(statistic, own, one->profile->peak_scale, &info->score);
+  info->text_score = own == NULL ? NAN : *own;
   info->threshold = limits->value;
   info->review_threshold = limits->review;
   info->verdict = (int32_t)cff__verdict_of(info->score, limits->value, limits->review);

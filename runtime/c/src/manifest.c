@@ -112,29 +112,16 @@ static cff_status parse_stages(const cff__json *fields, cff__arena *arena,
   if (done != CFF_OK) return done;
   if (list->n_children < 1 || list->n_children > CFF__MAX_STAGES)
     return cff__fail(FAIL, "`stages` must have 1 to %d entries", CFF__MAX_STAGES);
-  if (n_scorers != list->n_children)
-    return cff__fail(FAIL, "`scorers` must have one entry per stage (%d), got %d",
+  if (n_scorers != 0 && n_scorers != list->n_children)
+    return cff__fail(FAIL, "`scorers` must have one entry per stage (%d) or none, got %d",
                      (int)list->n_children, (int)(n_scorers < 1000 ? n_scorers : 1000));
   for (const cff__json *entry = list->first; entry != NULL; entry = entry->next) {
     done = parse_stage(entry, &manifest->stages[manifest->n_stages]);
     if (done != CFF_OK) return done;
-    manifest->scorers[manifest->n_stages] = scorers[manifest->n_stages];
     manifest->n_stages++;
   }
+  for (size_t i = 0; i < n_scorers; i++) manifest->scorers[manifest->n_scorers++] = scorers[i];
   return CFF_OK;
-}
-
-static cff_status parse_text(const cff__json *fields, cff__arena *arena, cff__manifest *manifest) {
-  const cff__json *entry = NULL;
-  cff_status done = cff__json_take(fields, "text", CFF__JSON_OBJECT, FAIL, &entry);
-  if (done == CFF_OK) done = cff__json_take_text(entry, "file", FAIL, &manifest->text_file);
-  if (done == CFF_OK)
-    done = cff__json_take_texts(entry, "names", FAIL, arena, &manifest->text_names,
-                                &manifest->n_text_names);
-  if (done == CFF_OK) done = cff__json_take_number(entry, "weight", FAIL, &manifest->text_weight);
-  if (done == CFF_OK)
-    done = cff__json_take_bool(entry, "has_text_tower", FAIL, &manifest->has_text_tower);
-  return done;
 }
 
 /* No absolute path, no `..`, and more than dots and slashes. */
@@ -235,28 +222,25 @@ static cff_status check_references(const cff__json *fields, const cff__manifest 
   const char *golden = NULL;
   cff_status done = cff__json_take_text(fields, "golden", FAIL, &golden);
   if (done == CFF_OK) done = require_file(manifest, golden);
-  if (done == CFF_OK) done = require_file(manifest, manifest->text_file);
+  if (done == CFF_OK && manifest->condition.file != NULL)
+    done = require_file(manifest, manifest->condition.file);
   for (size_t i = 0; i < manifest->n_variants && done == CFF_OK; i++)
     done = require_file(manifest, manifest->variants[i].encoder);
-  for (size_t i = 0; i < manifest->n_stages && done == CFF_OK; i++)
+  for (size_t i = 0; i < manifest->n_scorers && done == CFF_OK; i++)
     done = require_file(manifest, manifest->scorers[i]);
   return done;
 }
 
 static cff_status parse_fields(const cff__json *fields, cff__arena *arena,
                                cff__manifest *manifest) {
-  int64_t joint_dim = 0;
   cff_status done = parse_variants(fields, arena, manifest);
   if (done == CFF_OK) done = parse_preprocessing(fields, manifest);
   if (done == CFF_OK) done = parse_stages(fields, arena, manifest);
-  if (done == CFF_OK)
-    done = cff__json_take_integer(fields, "joint_dim", 1, CFF__MAX_WIDTH, FAIL, &joint_dim);
-  manifest->joint_dim = (int32_t)joint_dim;
   if (done == CFF_OK) done = cff__json_take_text(fields, "distance", FAIL, &manifest->distance);
   if (done == CFF_OK && strcmp(manifest->distance, "cosine") != 0 &&
       strcmp(manifest->distance, "log") != 0)
     return cff__fail(FAIL, "`distance` must be one of cosine, log, got %.80s", manifest->distance);
-  if (done == CFF_OK) done = parse_text(fields, arena, manifest);
+  if (done == CFF_OK) done = cff__manifest_parse_signature(fields, arena, manifest);
   if (done == CFF_OK) done = parse_files(fields, arena, manifest);
   for (size_t i = 0; i < sizeof facts / sizeof *facts && done == CFF_OK; i++) {
     const cff__json *unused;

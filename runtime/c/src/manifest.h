@@ -1,4 +1,4 @@
-/* The manifest of a bundle, schema 3: the facts that the runtime needs. */
+/* The manifest of a bundle, schema 4: the facts that the runtime needs. */
 #ifndef CFF_MANIFEST_H
 #define CFF_MANIFEST_H
 
@@ -12,7 +12,7 @@
 #include "json_writer.h"
 #include "sha256.h"
 
-#define CFF__MANIFEST_SCHEMA 3
+#define CFF__MANIFEST_SCHEMA 4
 #define CFF__MAX_STAGES 16
 #define CFF__MAX_VARIANTS 32
 #define CFF__MAX_TAP_BYTES 1000
@@ -20,6 +20,7 @@
 #define CFF__MAX_WIDTH (1 << 14)
 #define CFF__MAX_SIZE_PX 8192
 #define CFF__MIN_SIZE_PX 16
+#define CFF__MAX_PORT_BYTES 64
 
 typedef struct cff__stage {
   const char *tap;
@@ -37,19 +38,31 @@ typedef struct cff__variant {
   const char *precision, *encoder, *id;
 } cff__variant;
 
+/* The matrix that an encoder takes beside the image: of a class word, or features of a reference. */
+typedef struct cff__condition {
+  const char *input;
+  int32_t n_rows, n_columns;
+  const char *source;           /* "words" or "reference" */
+  bool is_of_reference;
+  const char *file;             /* of the class words, else NULL */
+  const char **names;           /* the class words */
+  size_t n_names;
+  int32_t stage;                /* whose features a reference gives */
+  const char *choice;           /* of the reference, "medoid" or "first"; NULL with class words */
+} cff__condition;
+
 /* All texts live in the arena that it was parsed with. */
 typedef struct cff__manifest {
   const char *scorers[CFF__MAX_STAGES]; /* graph of each stage */
   cff__stage stages[CFF__MAX_STAGES];
-  size_t n_stages;
+  size_t n_stages, n_scorers; /* as many, or no scorer: nothing is searched */
   int32_t height, width; /* px */
-  int32_t joint_dim;
   const char *distance;  /* "cosine" or "log" */
-  const char *text_file;
-  const char **text_names;
-  size_t n_text_names;
-  double text_weight;
-  bool has_text_tower;
+  cff__condition condition;
+  const char *map_output;
+  double map_weight;
+  const char *score_output;    /* NULL for none */
+  const char *score_statistic; /* of the map, "max" or "std" */
   cff__file_entry *files; /* sorted by name */
   size_t n_files;
   cff__variant *variants;
@@ -59,6 +72,13 @@ typedef struct cff__manifest {
 /* Read a manifest and check every field's type and range, and the ids. */
 cff_status cff__manifest_parse(const char *text, size_t n_bytes, cff__arena *arena,
                                cff__manifest *manifest);
+
+/* Read what the encoder takes and gives; the stages are read before. */
+cff_status cff__manifest_parse_signature(const cff__json *fields, cff__arena *arena,
+                                         cff__manifest *manifest);
+
+/* Whether the image score is the standard deviation of the map, not its maximum. */
+bool cff__scores_spread(const cff__manifest *manifest);
 
 /* NULL if it is not named. */
 const cff__file_entry *cff__manifest_file(const cff__manifest *manifest, const char *name);

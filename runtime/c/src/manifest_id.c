@@ -27,7 +27,7 @@ static cff_status put_graphs(cff__json_writer *out, const cff__manifest *manifes
   cff_status status = CFF_OK;
   cff__json_open(out, '[');
   for (int pass = 0; pass < 2; pass++) {
-    for (size_t i = 0; i <= manifest->n_stages && status == CFF_OK; i++) {
+    for (size_t i = 0; i <= manifest->n_scorers && status == CFF_OK; i++) {
       const char *graph = i == 0 ? encoder : manifest->scorers[i - 1];
       const cff__file_entry *file = pass == 0 ? cff__manifest_file(manifest, graph)
                                               : weights_of(manifest, graph, &status);
@@ -57,24 +57,56 @@ static void put_stages(cff__json_writer *out, const cff__manifest *manifest) {
   cff__json_close(out, ']');
 }
 
+/* A text, or null where there is none. */
+static void put_text(cff__json_writer *out, const char *key, const char *text) {
+  cff__json_put_key(out, key);
+  if (text != NULL) cff__json_put_text(out, text);
+  else cff__json_put_source(out, "null", 4);
+}
+
+static void put_condition(cff__json_writer *out, const cff__condition *condition) {
+  cff__json_open(out, '{');
+  put_text(out, "choice", condition->choice);
+  put_text(out, "input", condition->input);
+  cff__json_put_key(out, "shape");
+  cff__json_open(out, '[');
+  cff__json_put_integer(out, condition->n_rows);
+  cff__json_put_integer(out, condition->n_columns);
+  cff__json_close(out, ']');
+  put_text(out, "source", condition->source);
+  cff__json_put_key(out, "stage");
+  if (condition->is_of_reference) cff__json_put_integer(out, condition->stage);
+  else cff__json_put_source(out, "null", 4);
+  cff__json_close(out, '}');
+}
+
 cff_status cff__manifest_compute_id(const cff__manifest *manifest, const char *encoder,
                                     char hex[CFF__SHA256_HEX_SIZE]) {
   cff__json_writer out = {0};
   cff__json_open(&out, '{'); /* keys in order */
+  cff__json_put_key(&out, "condition");
+  put_condition(&out, &manifest->condition);
   cff__json_put_key(&out, "distance");
   cff__json_put_text(&out, manifest->distance);
   cff__json_put_key(&out, "graphs");
   cff_status done = put_graphs(&out, manifest, encoder);
-  cff__json_put_key(&out, "has_text_tower");
-  cff__json_put_bool(&out, manifest->has_text_tower);
+  cff__json_put_key(&out, "map");
+  cff__json_open(&out, '{');
+  put_text(&out, "output", manifest->map_output);
+  cff__json_put_key(&out, "weight");
+  cff__json_put_double(&out, manifest->map_weight);
+  cff__json_close(&out, '}');
   cff__json_put_key(&out, "preprocessing");
   cff__put_preprocessing(&out, manifest->height, manifest->width, true);
   cff__json_put_key(&out, "schema_version");
   cff__json_put_integer(&out, CFF__MANIFEST_SCHEMA);
+  cff__json_put_key(&out, "score");
+  cff__json_open(&out, '{');
+  put_text(&out, "output", manifest->score_output);
+  put_text(&out, "statistic", manifest->score_statistic);
+  cff__json_close(&out, '}');
   cff__json_put_key(&out, "stages");
   put_stages(&out, manifest);
-  cff__json_put_key(&out, "text_weight");
-  cff__json_put_double(&out, manifest->text_weight);
   cff__json_close(&out, '}');
   if (done == CFF_OK) done = cff__json_check(&out);
   if (done == CFF_OK) cff__sha256_of(out.text, out.n_bytes, hex);

@@ -21,13 +21,12 @@ static cff_status make_stage(cff__mapper *mapper, size_t stage) {
   return mapper->nearest[stage] == NULL ? cff__no_memory("a search", n_bytes) : CFF_OK;
 }
 
-cff_status cff__mapper_make(cff__mapper *mapper, cff_session *session, const float *text,
-                            size_t n_images, cff_progress progress, void *user) {
+cff_status cff__mapper_make(cff__mapper *mapper, cff_session *session, size_t n_images,
+                            cff_progress progress, void *user) {
   const cff__manifest *manifest = cff__session_manifest(session);
   memset(mapper, 0, sizeof *mapper);
   mapper->session = session;
   mapper->manifest = manifest;
-  mapper->text = text;
   mapper->progress = progress;
   mapper->user = user;
   mapper->n_images = n_images;
@@ -46,9 +45,9 @@ cff_status cff__mapper_make(cff__mapper *mapper, cff_session *session, const flo
   return done;
 }
 
-cff_status cff__mapper_encode(cff__mapper *mapper, const uint8_t *pixels,
+cff_status cff__mapper_encode(cff__mapper *mapper, const uint8_t *pixels, const float *condition,
                               cff__encoding *encoding) {
-  cff_status done = cff__encode(mapper->session, pixels, mapper->text, encoding);
+  cff_status done = cff__encode(mapper->session, pixels, condition, encoding);
   if (done != CFF_OK) return done;
   mapper->n_encoded++;
   if (mapper->progress == NULL ||
@@ -66,7 +65,7 @@ cff_status cff__mapper_map(cff__mapper *mapper, const cff__encoding *encoding,
   const cff__manifest *manifest = mapper->manifest;
   cff_status done = cff__search(mapper->session, encoding, sets, n_sets, mapper->nearest);
   if (done != CFF_OK) return done;
-  return cff__fuse_maps((const float *const *)mapper->nearest, mapper->grids, manifest->n_stages,
-                        mapper->distance, encoding->text_map, (float)manifest->text_weight,
+  return cff__fuse_maps((const float *const *)mapper->nearest, mapper->grids, manifest->n_scorers,
+                        mapper->distance, encoding->map, (float)manifest->map_weight,
                         mapper->map, mapper->height, mapper->width);
 }

@@ -13,7 +13,6 @@
 typedef struct cff__mapper {
   cff_session *session;
   const cff__manifest *manifest;
-  const float *text; /* [C,2] */
   cff_progress progress;
   void *user;
   size_t n_encoded, n_images;
@@ -25,12 +24,14 @@ typedef struct cff__mapper {
 } cff__mapper;
 
 /* n_images: to be encoded in all, for `progress`, which may be NULL. */
-cff_status cff__mapper_make(cff__mapper *mapper, cff_session *session, const float *text,
-                            size_t n_images, cff_progress progress, void *user);
+cff_status cff__mapper_make(cff__mapper *mapper, cff_session *session, size_t n_images,
+                            cff_progress progress, void *user);
 void cff__mapper_free(cff__mapper *mapper);
 
-/* Encode a preprocessed image [H,W,3] and tell of it. On failure there is no encoding. */
-cff_status cff__mapper_encode(cff__mapper *mapper, const uint8_t *pixels, cff__encoding *encoding);
+/* Encode a preprocessed image [H,W,3] with a condition and tell of it. On failure there is no
+ * encoding. */
+cff_status cff__mapper_encode(cff__mapper *mapper, const uint8_t *pixels, const float *condition,
+                              cff__encoding *encoding);
 
 /* Make the map of an image against some sets of banks, of which the nearest row counts; it stands
  * in mapper->map. */

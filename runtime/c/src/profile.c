@@ -24,7 +24,7 @@ void cff_profile_free(cff_profile *profile) {
     free(profile->banks[stage].values);
     free(profile->means[stage].values);
   }
-  free(profile->text.values);
+  free(profile->condition.values);
   free(profile->images);
   cff__arena_free(&profile->arena);
   free(profile);
@@ -45,17 +45,20 @@ static cff_status mismatch(const cff_profile *profile, const cff_bundle *bundle)
   bool other_precision = strcmp(origin->precision, bundle->variant->precision) != 0;
   bool other_size = origin->height != manifest->height || origin->width != manifest->width;
   bool other_distance = strcmp(origin->distance, manifest->distance) != 0;
-  bool other_weight = origin->text_weight != manifest->text_weight;
-  bool known = other_encoder || other_precision || other_size || other_distance || other_weight;
+  bool other_weight = origin->map_weight != manifest->map_weight;
+  bool other_score = strcmp(origin->score_statistic, manifest->score_statistic) != 0;
+  bool known = other_encoder || other_precision || other_size || other_distance || other_weight ||
+               other_score;
   return cff__fail(CFF_ERROR_MISMATCH,
-                   "profile of `%.80s` belongs to bundle %.12s, this is bundle %.12s:%s%s%s%s%s%s; "
+                   "profile of `%.80s` belongs to bundle %.12s, this is bundle %.12s:%s%s%s%s%s%s%s; "
                    "enrol the product again with this bundle",
                    profile->product, profile->bundle_id, bundle->variant->id,
                    other_encoder ? " another encoder" : "",
                    other_precision ? " another precision" : "",
                    other_size ? " another image size" : "",
                    other_distance ? " another distance" : "",
-                   other_weight ? " another text weight" : "",
+                   other_weight ? " another weight of the encoder's map" : "",
+                   other_score ? " another image score" : "",
                    known ? "" : " another scorer, preprocessing or schema");
 }
 
@@ -65,22 +68,27 @@ cff_status cff_profile_check(const cff_profile *profile, const cff_bundle *bundl
   const cff__manifest *manifest = &bundle->manifest;
   if (strcmp(profile->bundle_id, bundle->variant->id) != 0) return mismatch(profile, bundle);
   bool fits = profile->n_stages == manifest->n_stages &&
+              profile->n_banks == manifest->n_scorers &&
               profile->origin.height == manifest->height &&
               profile->origin.width == manifest->width;
   for (size_t stage = 0; fits && stage < manifest->n_stages; stage++)
-    fits = profile->banks[stage].n_columns == manifest->stages[stage].width &&
-           profile->means[stage].n_columns == manifest->stages[stage].width;
+    fits = profile->means[stage].n_columns == manifest->stages[stage].width;
+  for (size_t stage = 0; fits && stage < manifest->n_scorers; stage++)
+    fits = profile->banks[stage].n_columns == manifest->stages[stage].width;
   if (!fits)
     return cff__fail(CFF_ERROR_MISMATCH,
                      "memory banks and references of `%.80s` must have the bundle's widths and "
                      "size; enrol the product again",
                      profile->product);
-  if (profile->text.n_rows != manifest->joint_dim || profile->text.n_columns != 2)
+  const cff__condition *condition = &manifest->condition;
+  if (profile->condition.n_rows != condition->n_rows ||
+      profile->condition.n_columns != condition->n_columns)
     return cff__fail(CFF_ERROR_MISMATCH,
-                     "text vectors of `%.80s` must have shape (%d, 2), got (%lld, %lld); enrol the "
+                     "condition of `%.80s` must have shape (%d, %d), got (%lld, %lld); enrol the "
                      "product again",
-                     profile->product, (int)manifest->joint_dim, (long long)profile->text.n_rows,
-                     (long long)profile->text.n_columns);
+                     profile->product, (int)condition->n_rows, (int)condition->n_columns,
+                     (long long)profile->condition.n_rows,
+                     (long long)profile->condition.n_columns);
   return CFF_OK;
 }
 
@@ -103,7 +111,7 @@ cff_status cff_profile_get_info(const cff_profile *profile, cff_profile_info *in
                             profile->display_range[0],
                             profile->display_range[1],
                             threshold->expected_false_rejects};
-  for (size_t stage = 0; stage < profile->n_stages; stage++)
+  for (size_t stage = 0; stage < profile->n_banks; stage++)
     found.n_bank_rows += profile->banks[stage].n_rows;
   return cff__copy_struct(info, &found, sizeof found, "info");
 }
@@ -126,7 +134,7 @@ cff_status cff_profile_get_text(const cff_profile *profile, cff_profile_text whi
     case CFF_PROFILE_PRODUCT: text = profile->product; break;
     case CFF_PROFILE_BUNDLE_ID: text = profile->bundle_id; break;
     case CFF_PROFILE_PRECISION: text = profile->origin.precision; break;
-    case CFF_PROFILE_TEXT_NAME: text = profile->text_name; break;
+    case CFF_PROFILE_TEXT_NAME: text = profile->condition_name; break;
     case CFF_PROFILE_METHOD: text = profile->threshold.method; break;
     case CFF_PROFILE_STATEMENT: text = profile->threshold.statement; break;
     case CFF_PROFILE_FACTS: return get_facts(profile, buffer, size, n_needed);

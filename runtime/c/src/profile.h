@@ -1,4 +1,4 @@
-/* A profile: everything about one product, in one safetensors file, schema 2. */
+/* A profile: everything about one product, in one safetensors file, schema 3. */
 #ifndef CFF_PROFILE_H
 #define CFF_PROFILE_H
 
@@ -10,7 +10,7 @@
 #include "json_writer.h"
 #include "manifest.h"
 
-#define CFF__PROFILE_SCHEMA 2
+#define CFF__PROFILE_SCHEMA 3
 #define CFF__PROFILE_KEY "cff_profile"
 #define CFF__MAX_PROFILE_BYTES ((uint64_t)1 << 34)
 
@@ -24,7 +24,8 @@ typedef struct cff__origin {
   const char *precision, *encoder_sha256, *distance;
   const char *preprocessing; /* JSON */
   int32_t height, width;     /* px */
-  double text_weight;
+  double map_weight;
+  const char *score_statistic;
 } cff__origin;
 
 typedef struct cff__reference {
@@ -48,7 +49,8 @@ typedef struct cff__threshold {
 struct cff_profile {
   uint64_t serial; /* no other profile of this process has or had it */
   cff__arena arena;
-  const char *product, *bundle_id, *text_name;
+  const char *product, *bundle_id;
+  const char *condition_name; /* a class word or a reference */
   cff__origin origin;
   cff__reference *references;
   size_t n_references; /* K */
@@ -57,8 +59,8 @@ struct cff_profile {
   const char *settings, *history; /* JSON */
   const char *compression;        /* JSON, "null" for none */
   cff__matrix banks[CFF__MAX_STAGES], means[CFF__MAX_STAGES];
-  size_t n_stages;
-  cff__matrix text;
+  size_t n_stages, n_banks; /* as many banks, or none */
+  cff__matrix condition;
   uint8_t *images; /* [K,H,W,3], from malloc */
 };
 

@@ -37,7 +37,9 @@ static cff_status parse_origin(const cff__json *fields, cff_profile *profile) {
     done = cff__json_take_text(entry, "encoder_sha256", FAIL, &origin->encoder_sha256);
   if (done == CFF_OK) done = cff__json_take_text(entry, "distance", FAIL, &origin->distance);
   if (done == CFF_OK)
-    done = cff__json_take_number(entry, "text_weight", FAIL, &origin->text_weight);
+    done = cff__json_take_number(entry, "map_weight", FAIL, &origin->map_weight);
+  if (done == CFF_OK)
+    done = cff__json_take_text(entry, "score_statistic", FAIL, &origin->score_statistic);
   origin->height = (int32_t)height;
   origin->width = (int32_t)width;
   return done;
@@ -163,8 +165,7 @@ cff_status cff__profile_parse_facts(const char *text, size_t n_bytes, cff_profil
   if (version != CFF__PROFILE_SCHEMA)
     return cff__fail(FAIL, "`schema_version` must be %d, got %d%s", CFF__PROFILE_SCHEMA,
                      (int)version,
-                     version == 1 ? ", it was made by an earlier version and holds no references"
-                                  : "");
+                     version < CFF__PROFILE_SCHEMA ? ", it was made by an earlier version" : "");
   done = parse_origin(fields, profile);
   if (done == CFF_OK) done = parse_references(fields, profile);
   if (done == CFF_OK) done = parse_display(fields, profile);
@@ -173,7 +174,8 @@ cff_status cff__profile_parse_facts(const char *text, size_t n_bytes, cff_profil
   if (done == CFF_OK) done = parse_threshold(fields, profile);
   if (done == CFF_OK)
     done = cff__json_take_number(fields, "peak_scale", FAIL, &profile->peak_scale);
-  if (done == CFF_OK) done = cff__json_take_text(fields, "text_name", FAIL, &profile->text_name);
+  if (done == CFF_OK)
+    done = cff__json_take_text(fields, "condition_name", FAIL, &profile->condition_name);
   if (done == CFF_OK)
     done = cff__json_take_number(fields, "product_limit", FAIL, &profile->product_limit);
   return done == CFF_OK ? parse_kept(fields, profile) : done;
@@ -209,7 +211,8 @@ static void put_origin(cff__json_writer *out, const cff__origin *origin) {
   put_text_field(out, "encoder_sha256", origin->encoder_sha256);
   put_source_field(out, "preprocessing", origin->preprocessing);
   put_text_field(out, "distance", origin->distance);
-  put_number_field(out, "text_weight", origin->text_weight);
+  put_number_field(out, "map_weight", origin->map_weight);
+  put_text_field(out, "score_statistic", origin->score_statistic);
   cff__json_close(out, '}');
 }
 
@@ -260,7 +263,7 @@ void cff__profile_put_facts(cff__json_writer *out, const cff_profile *profile) {
   put_threshold(out, &profile->threshold);
   put_numbers_field(out, "display_range", profile->display_range, 2);
   put_number_field(out, "peak_scale", profile->peak_scale);
-  put_text_field(out, "text_name", profile->text_name);
+  put_text_field(out, "condition_name", profile->condition_name);
   put_number_field(out, "product_limit", profile->product_limit);
   put_source_field(out, "settings", profile->settings);
   put_source_field(out, "compression", profile->compression);

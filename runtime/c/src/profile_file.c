@@ -40,16 +40,17 @@ static const cff__tensor *find_stage(const cff__safetensors *file, const char *k
 }
 
 static cff_status check_names(const cff__safetensors *file, cff_profile *profile) {
-  size_t n_stages = file->n_tensors < 4 ? 0 : (file->n_tensors - 2) / 2;
-  bool complete = n_stages >= 1 && n_stages <= CFF__MAX_STAGES && file->n_tensors % 2 == 0 &&
-                  cff__safetensors_find(file, "text") != NULL &&
-                  cff__safetensors_find(file, "references") != NULL;
-  for (size_t stage = 0; complete && stage < n_stages; stage++)
-    complete = find_stage(file, "bank", stage) != NULL && find_stage(file, "mean", stage) != NULL;
-  if (!complete)
-    return cff__fail(FAIL, "tensors must be `text`, `references`, and `bank_0` and `mean_0` to "
-                           "`bank_{S-1}` and `mean_{S-1}`");
+  size_t n_stages = 0, n_banks = 0;
+  while (n_stages < CFF__MAX_STAGES && find_stage(file, "mean", n_stages) != NULL) n_stages++;
+  while (n_banks < CFF__MAX_STAGES && find_stage(file, "bank", n_banks) != NULL) n_banks++;
+  if (n_stages == 0 || (n_banks != 0 && n_banks != n_stages) ||
+      cff__safetensors_find(file, "condition") == NULL ||
+      cff__safetensors_find(file, "references") == NULL ||
+      file->n_tensors != n_stages + n_banks + 2)
+    return cff__fail(FAIL, "tensors must be `condition`, `references`, `mean_0` to `mean_{S-1}`, "
+                           "and `bank_0` to `bank_{S-1}` or no banks");
   profile->n_stages = n_stages;
+  profile->n_banks = n_banks;
   return CFF_OK;
 }
 
@@ -99,11 +100,15 @@ static cff_status read_images(const cff__safetensors *file, cff_profile *profile
 static cff_status read_tensors(const cff__safetensors *file, cff_profile *profile) {
   cff_status done = read_images(file, profile);
   if (done == CFF_OK)
-    done = read_matrix(file, cff__safetensors_find(file, "text"), &profile->text);
-  for (int64_t i = 0; done == CFF_OK && i < profile->text.n_rows * profile->text.n_columns; i++)
-    if (!isfinite(profile->text.values[i])) return cff__fail(FAIL, "`text` must be finite");
+    done = read_matrix(file, cff__safetensors_find(file, "condition"), &profile->condition);
+  const int64_t n_values = profile->condition.n_rows * profile->condition.n_columns;
+  if (done == CFF_OK && n_values == 0) return cff__fail(FAIL, "`condition` must not be empty");
+  for (int64_t i = 0; done == CFF_OK && i < n_values; i++)
+    if (!isfinite(profile->condition.values[i]))
+      return cff__fail(FAIL, "`condition` must be finite");
   for (size_t stage = 0; stage < profile->n_stages && done == CFF_OK; stage++) {
-    done = read_unit_rows(file, "bank", stage, &profile->banks[stage]);
+    if (stage < profile->n_banks)
+      done = read_unit_rows(file, "bank", stage, &profile->banks[stage]);
     if (done == CFF_OK) done = read_unit_rows(file, "mean", stage, &profile->means[stage]);
     if (done == CFF_OK && profile->means[stage].n_rows != (int64_t)profile->n_references)
       return cff__fail(FAIL, "`mean_s` must have a row of each of %llu references",
@@ -162,13 +167,16 @@ cff_status cff_profile_save(const cff_profile *profile, const char *path) {
   const void *data[MAX_TENSORS];
   char names[2 * CFF__MAX_STAGES][NAME_SIZE];
   size_t n = 0;
-  for (size_t i = 0; i < 2 * profile->n_stages; i++, n++) {
+  for (size_t i = 0; i < 2 * profile->n_stages; i++) {
     size_t stage = i / 2;
-    snprintf(names[i], NAME_SIZE, "%s_%d", i % 2 == 0 ? "bank" : "mean", (int)stage);
-    add_matrix(&tensors[n], names[i], i % 2 == 0 ? &profile->banks[stage] : &profile->means[stage],
+    const bool is_bank = i % 2 == 0;
+    if (is_bank && stage >= profile->n_banks) continue;
+    snprintf(names[i], NAME_SIZE, "%s_%d", is_bank ? "bank" : "mean", (int)stage);
+    add_matrix(&tensors[n], names[i], is_bank ? &profile->banks[stage] : &profile->means[stage],
                &data[n]);
+    n++;
   }
-  add_matrix(&tensors[n], "text", &profile->text, &data[n]);
+  add_matrix(&tensors[n], "condition", &profile->condition, &data[n]);
   n++;
   cff__tensor images = {"references", CFF__U8, 4,
                         {(int64_t)profile->n_references, profile->origin.height,

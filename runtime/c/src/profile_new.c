@@ -30,10 +30,13 @@ cff_status cff__profile_set_origin(cff_profile *profile, const cff_bundle *bundl
   origin->distance = cff__arena_text(arena, manifest->distance, strlen(manifest->distance));
   origin->height = manifest->height;
   origin->width = manifest->width;
-  origin->text_weight = manifest->text_weight;
+  origin->map_weight = manifest->map_weight;
+  origin->score_statistic = cff__arena_text(arena, manifest->score_statistic,
+                                            strlen(manifest->score_statistic));
   profile->bundle_id = cff__arena_text(arena, variant->id, strlen(variant->id));
   if (done == CFF_OK && (origin->precision == NULL || origin->encoder_sha256 == NULL ||
-                         origin->distance == NULL || profile->bundle_id == NULL))
+                         origin->distance == NULL || origin->score_statistic == NULL ||
+                         profile->bundle_id == NULL))
     done = cff__no_memory("facts", sizeof hex);
   return done;
 }

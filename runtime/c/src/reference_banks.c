@@ -64,7 +64,8 @@ cff_status cff__reference_banks_make(cff__reference_banks *banks, cff_session *s
     done = cff__no_memory("memory banks", n_references * sizeof *banks->sets);
   for (size_t stage = 0; stage < banks->manifest->n_stages && done == CFF_OK; stage++) {
     const int64_t n_rows = (int64_t)n_references * n_tokens(banks, stage);
-    banks->is_compressed = banks->is_compressed || (max_bank > 0 && n_rows > max_bank);
+    if (stage < banks->manifest->n_scorers)
+      banks->is_compressed = banks->is_compressed || (max_bank > 0 && n_rows > max_bank);
     done = make_matrix(&banks->rows[stage], n_rows, banks->manifest->stages[stage].width);
   }
   if (done != CFF_OK) cff__reference_banks_free(banks);
@@ -97,7 +98,7 @@ cff_status cff__reference_banks_compress(cff__reference_banks *banks, int64_t ma
   const int64_t n_references = (int64_t)banks->n_references;
   cff_status done = CFF_OK;
   if (!banks->is_compressed) return CFF_OK;
-  for (size_t stage = 0; stage < banks->manifest->n_stages && done == CFF_OK; stage++) {
+  for (size_t stage = 0; stage < banks->manifest->n_scorers && done == CFF_OK; stage++) {
     const cff__matrix *rows = &banks->rows[stage];
     cff__coreset *coreset = &banks->coresets[stage];
     done = cff__compress_bank(rows->values, rows->n_rows, rows->n_columns, max_bank, coreset);
@@ -122,7 +123,7 @@ static cff_status take(cff__reference_banks *banks, const cff__matrix *matrices,
                        const cff__banks *const **sets, size_t *n_sets) {
   const float *rows[CFF__MAX_STAGES];
   int64_t n_rows[CFF__MAX_STAGES];
-  for (size_t stage = 0; stage < banks->manifest->n_stages; stage++) {
+  for (size_t stage = 0; stage < banks->manifest->n_scorers; stage++) {
     rows[stage] = matrices[stage].values;
     n_rows[stage] = matrices[stage].n_rows;
   }
@@ -145,7 +146,7 @@ cff_status cff__reference_banks_without(cff__reference_banks *banks, size_t left
       if (i != left_out || n_references == 1) banks->sets[(*n_sets)++] = banks->singles[i];
     return CFF_OK;
   }
-  for (size_t stage = 0; stage < banks->manifest->n_stages && done == CFF_OK; stage++) {
+  for (size_t stage = 0; stage < banks->manifest->n_scorers && done == CFF_OK; stage++) {
     const cff__coreset *coreset = &banks->coresets[stage];
     const int64_t n_left = banks->n_left[stage];
     done = n_references == 1
@@ -161,7 +162,7 @@ cff_status cff__reference_banks_settle(cff__reference_banks *banks) {
   cff_status done = CFF_OK;
   give_back(banks);
   drop_singles(banks);
-  for (size_t stage = 0; stage < banks->manifest->n_stages && done == CFF_OK; stage++) {
+  for (size_t stage = 0; stage < banks->manifest->n_scorers && done == CFF_OK; stage++) {
     free(banks->left_rows[stage]);
     banks->left_rows[stage] = NULL;
     if (!banks->is_compressed) continue;

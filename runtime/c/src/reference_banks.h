@@ -16,7 +16,7 @@ typedef struct cff__reference_banks {
   cff_session *session;
   const cff__manifest *manifest;
   size_t n_references;
-  cff__matrix rows[CFF__MAX_STAGES]; /* [K N_s,C_s], reference by reference */
+  cff__matrix rows[CFF__MAX_STAGES]; /* [K N_s,C_s], reference by reference; of all stages */
   cff__banks **singles;              /* [K], each reference's own; not used if compressed */
   bool is_compressed;
   cff__coreset coresets[CFF__MAX_STAGES];
@@ -27,7 +27,8 @@ typedef struct cff__reference_banks {
   const cff__banks **sets;               /* [K] */
 } cff__reference_banks;
 
-/* max_bank: rows that a stage's bank may have; 0 for any number. */
+/* max_bank: rows that a stage's bank may have; 0 for any number. Where the bundle has no scorers
+ * there are no banks, but the features are kept. */
 cff_status cff__reference_banks_make(cff__reference_banks *banks, cff_session *session,
                                      size_t n_references, int64_t max_bank);
 void cff__reference_banks_free(cff__reference_banks *banks);

@@ -12,24 +12,28 @@
 
 void cff__scored_free(cff__scored *scored) {
   free(scored->peaks);
-  free(scored->text_scores);
+  free(scored->statistics);
+  free(scored->own_scores);
   free(scored->samples);
   memset(scored, 0, sizeof *scored);
 }
 
 cff_status cff__scored_make(cff__scored *scored, size_t n_images, size_t n_values,
-                            bool has_text_score) {
+                            const cff__manifest *manifest) {
   size_t n_bytes = SIZE_MAX;
   memset(scored, 0, sizeof *scored);
   if (n_images == 0) return CFF_OK;
   scored->stride = n_values < 2 * SAMPLES ? 1 : n_values / SAMPLES;
-  scored->has_text_score = has_text_score;
+  scored->has_own_score = manifest->score_output != NULL;
+  scored->is_spread = cff__scores_spread(manifest);
   scored->peaks = calloc(n_images, sizeof *scored->peaks);
-  scored->text_scores = calloc(n_images, sizeof *scored->text_scores);
+  scored->statistics = calloc(n_images, sizeof *scored->statistics);
+  scored->own_scores = calloc(n_images, sizeof *scored->own_scores);
   const size_t n_of_one = n_values / scored->stride + 1;
   if (cff__multiply(n_images, n_of_one * sizeof *scored->samples, &n_bytes))
     scored->samples = malloc(n_bytes);
-  if (scored->peaks == NULL || scored->text_scores == NULL || scored->samples == NULL) {
+  if (scored->peaks == NULL || scored->statistics == NULL || scored->own_scores == NULL ||
+      scored->samples == NULL) {
     cff__scored_free(scored);
     return cff__no_memory("scores", n_bytes);
   }
@@ -39,9 +43,11 @@ cff_status cff__scored_make(cff__scored *scored, size_t n_images, size_t n_value
 }
 
 void cff__scored_put(cff__scored *scored, size_t index, float *map, size_t n_values,
-                     double text_score, float *scratch) {
+                     double own_score, float *scratch) {
   scored->peaks[index] = (double)cff__peak(map, n_values); /* before NaN is sorted to one side */
-  scored->text_scores[index] = text_score;
+  scored->statistics[index] =
+      scored->is_spread ? cff__spread(map, n_values) : scored->peaks[index];
+  scored->own_scores[index] = own_score;
   cff__sort_floats(map, scratch, n_values);
   for (size_t i = scored->stride / 2; i < n_values && scored->n_samples < scored->n_room;
        i += scored->stride)
@@ -51,8 +57,8 @@ void cff__scored_put(cff__scored *scored, size_t index, float *map, size_t n_val
 cff_status cff__scored_scores(const cff__scored *scored, double peak_scale, double *scores) {
   cff_status done = CFF_OK;
   for (size_t i = 0; i < scored->n && done == CFF_OK; i++)
-    done = cff__image_score(scored->peaks[i],
-                            scored->has_text_score ? &scored->text_scores[i] : NULL, peak_scale,
+    done = cff__image_score(scored->statistics[i],
+                            scored->has_own_score ? &scored->own_scores[i] : NULL, peak_scale,
                             &scores[i]);
   return done;
 }

@@ -122,8 +122,9 @@ static cff_status merge(const search *one, float *const *nearest) {
 cff_status cff__search(cff_session *session, const cff__encoding *encoding,
                        const cff__banks *const *sets, size_t n_sets, float *const *nearest) {
   search one = {session, encoding, NULL, 0, NULL, cff__walkers_count(session->walkers),
-                session->bundle->manifest.n_stages};
+                session->bundle->manifest.n_scorers};
   const size_t n_bests = one.n_walkers * one.n_stages;
+  if (one.n_stages == 0) return CFF_OK;
   cff_status done = list_jobs(&one, sets, n_sets);
   if (done == CFF_OK) {
     one.bests = calloc(n_bests, sizeof *one.bests);

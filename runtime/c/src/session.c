@@ -65,9 +65,11 @@ static cff_status load(cff_session *session, const char *name, int32_t n_threads
 
 static cff_status load_encoder(cff_session *session, int32_t n_threads) {
   const cff__manifest *manifest = &session->bundle->manifest;
+  const cff__condition *condition = &manifest->condition;
   const int64_t height = manifest->height, width = manifest->width;
   const cff__port inputs[] = {{"image", UINT8, 4, {1, height, width, 3}},
-                              {"text", FLOAT, 2, {manifest->joint_dim, 2}}};
+                              {condition->input, FLOAT, 2,
+                               {condition->n_rows, condition->n_columns}}};
   cff__port outputs[CFF__MAX_STAGES + 2];
   char names[CFF__MAX_STAGES][16];
   size_t n = manifest->n_stages;
@@ -77,8 +79,9 @@ static cff_status load_encoder(cff_session *session, int32_t n_threads) {
                                  {1, (int64_t)cff__n_tokens(session, stage),
                                   manifest->stages[stage].width}};
   }
-  outputs[n++] = (cff__port){"text_map", FLOAT, 3, {1, height, width}};
-  if (manifest->has_text_tower) outputs[n++] = (cff__port){"text_score", FLOAT, 1, {1}};
+  outputs[n++] = (cff__port){manifest->map_output, FLOAT, 3, {1, height, width}};
+  if (manifest->score_output != NULL)
+    outputs[n++] = (cff__port){manifest->score_output, FLOAT, 1, {1}};
   cff_status done = load(session, session->bundle->variant->encoder, n_threads, &session->encoder);
   return done == CFF_OK ? cff__graph_check(&session->encoder, inputs, 2, outputs, n) : done;
 }
@@ -98,7 +101,7 @@ static cff_status load_scorer(cff_session *session, size_t stage, int32_t n_thre
 static cff_status load_graphs(cff_session *session, int32_t n_threads) {
   cff__choice copies = cff__provider_for_copies(&session->choice);
   cff_status done = load_encoder(session, n_threads);
-  for (size_t s = 0; s < session->bundle->manifest.n_stages && done == CFF_OK; s++)
+  for (size_t s = 0; s < session->bundle->manifest.n_scorers && done == CFF_OK; s++)
     done = load_scorer(session, s, session->choice.provider->is_cpu ? 1 : n_threads);
   session->copier.name = "the copy to the device";
   if (done == CFF_OK && cff__has_device(session))
@@ -157,7 +160,7 @@ static cff_status open_parts(cff_session *session, const cff_session_options *op
   if (!session->has_lock) return cff__no_memory("a lock", sizeof session->lock);
   done = load_graphs(session, n_threads);
   if (done == CFF_OK) done = find_memory(session);
-  for (size_t s = 0; s < session->bundle->manifest.n_stages && done == CFF_OK; s++)
+  for (size_t s = 0; s < session->bundle->manifest.n_scorers && done == CFF_OK; s++)
     done = make_start(session, s);
   if (n_threads == 0) n_threads = cff__n_cores();
   if (done == CFF_OK) done = cff__walkers_start(is_cpu ? n_threads : 1, &session->walkers);

@@ -3,6 +3,7 @@
 #ifndef CFF__THRESHOLDS_H
 #define CFF__THRESHOLDS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,7 +23,7 @@ typedef struct cff__scores {
 /* What a threshold is set from. */
 typedef struct cff__calibration {
   cff__scores scores; /* of the references left out (K > 1), then of the augmentations */
-  cff__scores peaks;  /* their maps' maxima, as many; equal without a text tower */
+  cff__scores peaks;  /* their maps' maxima, as many; equal where they are the scores */
   int64_t n_parts;    /* K, at most as many as scores */
   double margin;
   cff__scores further, further_peaks;  /* good parts that are not in the memory bank */
@@ -31,7 +32,8 @@ typedef struct cff__calibration {
   const char *const *defective_hashes;
   double max_false_reject, max_false_accept; /* wishes; 0 for none */
   double confidence;
-  const char *at; /* date of the card; NULL for now */
+  const char *at;         /* date of the card; NULL for now */
+  bool has_encoder_score; /* scores that are not the maxima have the encoder's in them */
 } cff__calibration;
 
 /* CFF_ERROR_USAGE if a wish, the margin or the confidence cannot be meant, also before any image
