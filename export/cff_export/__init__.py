@@ -8,9 +8,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cff_export.exporter import ExportSettings, export_bundle
+    from cff_export.exporter import export_bundle
+    from cff_export.subject import ExportSettings
 
-_MODULE_OF = {"ExportSettings": "exporter", "export_bundle": "exporter"}
+_MODULE_OF = {"ExportSettings": "subject", "export_bundle": "exporter"}
 
 __all__ = ["ExportSettings", "export_bundle"]
 

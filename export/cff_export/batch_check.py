@@ -7,6 +7,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from cff_export.feeds import feeds
+
 BATCH_SIZES = (2, 3, 4)
 # rounding, with room; an image that sees its neighbours changes a hundred times as much
 MAX_BATCH_DIFF = 1e-4
@@ -15,7 +17,7 @@ MAX_BATCH_DIFF = 1e-4
 def batch_position_diff(
     encoder: Path,
     images: NDArray[np.uint8],
-    text: NDArray[np.float32],
+    condition: NDArray[np.float32],
     sizes: Sequence[int] = BATCH_SIZES,
 ) -> float:
     """Return the largest change of any output of an image between a batch of one and larger ones.
@@ -28,7 +30,8 @@ def batch_position_diff(
         ONNX file.
     images : ndarray of shape (n, H, W, 3), uint8
         As many as the largest batch, or more; as many as that are used.
-    text : ndarray of shape (C, 2), float32
+    condition : ndarray, float32
+        The encoder's second input.
     sizes : sequence of int
         Batches, ascending.
     """
@@ -36,11 +39,11 @@ def batch_position_diff(
     options.log_severity_level = 3
     session = ort.InferenceSession(str(encoder), options, providers=["CPUExecutionProvider"])
     images = images[: max(sizes)]
-    alone = [session.run(None, {"image": image[None], "text": text}) for image in images]
+    alone = [session.run(None, feeds(session, image[None], condition)) for image in images]
     worst = 0.0
     for size in sizes:
         members = [(size + position) % len(images) for position in range(size)]
-        together = session.run(None, {"image": images[members], "text": text})
+        together = session.run(None, feeds(session, images[members], condition))
         for position, member in enumerate(members):
             for one, many in zip(alone[member], together, strict=True):
                 diff = np.abs(one[0] - many[position]).max()

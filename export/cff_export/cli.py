@@ -164,34 +164,30 @@ def _from_run(
     if arguments.out is None:
         raise UsageError("`--out` must be given with a run: the bundle's folder")
     try:  # here, so that --help is quick and a missing package is one sentence
-        from cff_edge.backbones import load_backbone
-        from cff_edge.checkpoint import load_run, restore_head
-        from cff_export.exporter import ExportSettings, export_bundle
+        from cff_export.exporter import export_bundle
+        from cff_export.subject import ExportSettings, load_trained
         from cff_export.variants import extend_bundle
     except ImportError as error:
         raise _missing(error) from error
 
-    config, tensors, facts = load_run(arguments.source)
-    products = [str(product) for product in facts.get("products", [])]
+    trained = load_trained(arguments.source, arguments.weights)
     calibration: list[Path] = []
     if "int8-qdq" in precisions:
         calibration = (
             list_images(arguments.calibration)
             if arguments.calibration
-            else _training_images(config, products)
+            else _training_images(trained.config, trained.products)
         )
-    backbone = load_backbone(
-        config.backbone.name,
-        arguments.weights or config.backbone.weights,
-        config.backbone.image_size,
-        config.backbone.joint_dim or None,
-        config.backbone.taps or None,
-        config.train.seed,
-    )
-    head = restore_head(backbone, config, tensors, facts)
     names = tuple(name.strip() for name in arguments.text_names.split(",") if name.strip())
     settings = ExportSettings(names, arguments.text_weight, replace=arguments.replace)
-    bundle = export_bundle(backbone, head, config, arguments.out, settings, products)
+    bundle = export_bundle(
+        trained.backbone,
+        trained.model,
+        trained.config,
+        arguments.out,
+        settings,
+        trained.products,
+    )
     for note in bundle.manifest.notes:
         log.warning("note: %s", note)
     parity = bundle.manifest.parity
@@ -202,11 +198,11 @@ def _from_run(
     )
     if not precisions:
         return bundle, []
-    del backbone, head  # a ViT-L's gigabyte, of which the graphs have their own copy
+    del trained  # a ViT-L's gigabyte, of which the graphs have their own copy
     return extend_bundle(arguments.out, arguments.out, precisions, calibration)
 
 
-def _training_images(config: Any, products: list[str]) -> list[Path]:
+def _training_images(config: Any, products: Sequence[str]) -> list[Path]:
     """Return the good training images of the products that a run was trained on."""
     from cff_edge.datasets import read_dataset
 

@@ -4,9 +4,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import logging
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +13,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save
+from torch import nn
 
 from cff_edge.backbones import Backbone
 from cff_edge.config import Config
-from cff_edge.detector import Detector
-from cff_edge.heads import Head
 from cff_export.batch_check import MAX_BATCH_DIFF, batch_position_diff
 from cff_export.folders import check_target, list_files, note_parity, working_folder, write_manifest
-from cff_export.fused_encoder import FusedEncoder, folded_input
 from cff_export.golden import (
     FEATURE_IMAGES,
     GOLDEN_NAMES,
@@ -30,61 +26,28 @@ from cff_export.golden import (
     N_REFERENCES,
     draw_golden_images,
 )
-from cff_export.graphs import write_encoder, write_scorer
-from cff_export.head_chains import fold_head
 from cff_export.parity_page import PARITY_PAGE, ParityEntry, write_parity_page
-from cff_export.passes import StageChain
-from cff_export.reference import (
-    ReferenceEncoding,
-    encode_reference,
-    in_basis,
-    reference_map,
-)
+from cff_export.reference import ReferenceEncoding, reference_score
+from cff_export.subject import ExportSettings, Subject, WrittenGraphs, make_subject
 from cff_runtime.backends import Backend, open_backend
 from cff_runtime.bundle import Bundle
-from cff_runtime.errors import CheckpointError, ParityError, UsageError
-from cff_runtime.finishing import image_score
-from cff_runtime.inspector import DEFAULT_TEXT_NAME, Inspector
-from cff_runtime.manifest import Manifest, Stage, TextInfo
+from cff_runtime.errors import CheckpointError, ParityError
+from cff_runtime.inspector import Inspector
+from cff_runtime.manifest import Condition, Manifest
 from cff_runtime.parity import ParityLimits, ParityReport
 from cff_runtime.preprocessing import Preprocessing
 from cff_runtime.storage import atomic_write
 from cff_runtime.verification import GoldenCheck, golden_profile, verify_bundle
 
 ENCODER = "encoder.fp32.onnx"
-TEXT_FILE = "text.safetensors"
 EXPECTED = "golden/expected.safetensors"
-# what rounding may do to a feature; a wrong basis is far outside
-_MAX_OUTSIDE_BASIS = 1e-4
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ExportSettings:
-    """What may be chosen at export.
-
-    Attributes
-    ----------
-    text_names : tuple of str
-        Class words whose text vectors the bundle carries, besides ``object``.
-    text_weight : float or None
-        Weight of the text map; the training configuration's if None.
-    limits : ParityLimits or None
-        Of the parity gate; those of `verify_bundle` if None.
-    replace : bool
-        Replace a bundle that stands at the same place.
-    """
-
-    text_names: tuple[str, ...] = ()
-    text_weight: float | None = None
-    limits: ParityLimits | None = None
-    replace: bool = False
-
-
 def export_bundle(
     backbone: Backbone,
-    head: Head,
+    model: nn.Module,
     config: Config,
     out: Path,
     settings: ExportSettings | None = None,
@@ -96,15 +59,15 @@ def export_bundle(
     ----------
     backbone : Backbone
         On the CPU. A text tower is released once the text vectors are made.
-    head : Head
-        In eval mode, on the CPU.
+    model : nn.Module
+        What was trained on it, such as a `Head`; in eval mode, on the CPU.
     config : Config
-        Of the training run.
+        Of the training run; `config.model.name` says which detector this is.
     out : Path
         Folder to write.
     settings : ExportSettings, optional
     trained_on : sequence of str
-        Products that the head was trained on, for the manifest.
+        Products that the model was trained on, for the manifest.
 
     Returns
     -------
@@ -113,38 +76,31 @@ def export_bundle(
     Raises
     ------
     UsageError
-        If `out` exists and `replace` is not set, the text weight is no weight, or the head's text
-        map is of summed features, which graphs do not compute.
+        If `out` exists and `replace` is not set, or the detector cannot be exported as `settings`
+        say.
     CheckpointError
-        If the head holds NaN or infinity.
+        If the model holds NaN or infinity.
     ParityError
         If the exported graphs leave the parity limits; nothing is written.
     StorageError
         If the files cannot be written; nothing is left behind.
     """
     settings = settings or ExportSettings()
-    _check_arguments(head, config, out, settings)
+    _check_finite(model)
+    subject = make_subject(backbone, model, config, settings, trained_on)
+    check_target(out, settings.replace)
     with working_folder(out) as work:
-        _Export(backbone, head, config, settings, trained_on, work).run()
+        _Export(subject, trained_on, settings.limits, work).run()
     return Bundle.open(out)
 
 
-def _check_arguments(head: Head, config: Config, out: Path, settings: ExportSettings) -> None:
-    if config.head.text_map != "maps":
-        raise UsageError(
-            f'`head.text_map` must be "maps" to be exported, got "{config.head.text_map}"; '
-            "train a head with it, the graphs have no other text map"
-        )
-    weight = settings.text_weight
-    if weight is not None and not 0 <= weight < math.inf:
-        raise UsageError(f"`text_weight` must be 0 or more and finite, got {weight}")
-    for name, tensor in head.state_dict().items():
+def _check_finite(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
-                f"`{name}` of the head must be finite, it holds NaN or infinity; train again with "
-                "a smaller learning rate"
+                f"`{name}` of the trained model must be finite, it holds NaN or infinity; train "
+                "again with a smaller learning rate"
             )
-    check_target(out, settings.replace)
 
 
 class _Export:
@@ -152,86 +108,42 @@ class _Export:
 
     def __init__(
         self,
-        backbone: Backbone,
-        head: Head,
-        config: Config,
-        settings: ExportSettings,
+        subject: Subject,
         trained_on: Sequence[str],
+        limits: ParityLimits | None,
         work: Path,
     ) -> None:
-        self.backbone = backbone
-        self.info = backbone.info
-        self.head = head
-        self.config = config
-        self.settings = settings
+        self.subject = subject
+        self.facts = subject.facts
         self.trained_on = list(trained_on)
+        self.limits = limits
         self.work = work
-        weight = settings.text_weight
-        self.text_weight = config.head.text_weight if weight is None else weight
-        self.preprocessing = Preprocessing(self.info.image_size, self.info.image_size)
-        self.grids = [stage.grid for stage in self.info.stages]
-        self.bank = config.head.bank
+        side = self.facts.info.image_size
+        self.preprocessing = Preprocessing(side, side)
 
     def run(self) -> None:
         """Write everything and pass the gate."""
-        names = tuple(dict.fromkeys((DEFAULT_TEXT_NAME, *self.settings.text_names)))
-        vectors = {name: self._text_vectors(name) for name in names}
-        atomic_write(self.work / TEXT_FILE, save(vectors))
-        text = vectors[DEFAULT_TEXT_NAME]
-        release = getattr(self.backbone, "release_text_tower", None)
-        if release is not None:
-            release()  # a ViT-L's text tower is half a gigabyte that nothing needs any more
         images = draw_golden_images()
         resized = [self.preprocessing(image) for image in images]
+        part, condition = self.subject.condition(self.work, resized[:N_REFERENCES])
         log.info("running the reference in PyTorch on %d golden images", len(images))
-        detector = Detector(self.backbone, self.head, self.bank).eval()
-        expected = encode_reference(detector, resized, text)
-        chains, passes = self._write_graphs()
-        manifest = self._manifest(chains, passes, names)
+        expected = self.subject.reference(resized, condition)
+        log.info("exporting the encoder to ONNX")
+        graphs = self.subject.write_graphs(self.work / ENCODER)
+        manifest = self._manifest(graphs, part)
         backend = open_backend("onnxruntime", Bundle(self.work, manifest), {})
-        self._write_golden(manifest, backend, images, resized, expected, chains)
+        self._write_golden(manifest, backend, images, resized, expected)
         manifest = dataclasses.replace(manifest, files=list_files(self.work))
         log.info("parity gate: ONNX Runtime against PyTorch")
         checks: list[GoldenCheck] = []
-        report = verify_bundle(Bundle(self.work, manifest), backend, self.settings.limits, checks)
+        report = verify_bundle(Bundle(self.work, manifest), backend, self.limits, checks)
         del backend  # the next check opens the encoder again: not two of a ViT-L's 1.2 GB
-        batch_diff = batch_position_diff(self.work / ENCODER, np.stack(resized), text)
+        batch_diff = batch_position_diff(self.work / ENCODER, np.stack(resized), condition)
         parity = self._gate(report, batch_diff)
         note_parity(self.work, manifest.precision, parity)
         entry = ParityEntry(manifest.precision, ENCODER, parity, checks)
         write_parity_page(self.work / PARITY_PAGE, f"Bundle {manifest.id[:12]}", [entry])
         write_manifest(self.work, dataclasses.replace(manifest, parity=parity))
-
-    def _text_vectors(self, name: str) -> NDArray[np.float32]:
-        vectors: NDArray[np.float32] = self.backbone.text_vectors(name).numpy()
-        return np.ascontiguousarray(vectors)
-
-    def _write_graphs(self) -> tuple[list[StageChain], list[dict[str, object]]]:
-        chains, passes = fold_head(self.head)
-        log.info("exporting the encoder to ONNX")
-        with folded_input(self.backbone) as folded:
-            encoder = FusedEncoder(self.backbone, chains, folded, self.bank)
-            n_dropped = write_encoder(
-                encoder, self.info.image_size, self.info.joint_dim, self.work / ENCODER
-            )
-        for stage, (width, grid) in enumerate(zip(self._widths(chains), self.grids, strict=True)):
-            write_scorer(grid[0] * grid[1], width, self.work / _scorer(stage))
-        passes += [
-            {"pass": "fold_normalization", "applied": True, "reason": folded.reason},
-            {"pass": "fold_text", "applied": True, "reason": "one text vector instead of two"},
-            {
-                "pass": "drop_unused",
-                "applied": n_dropped > 0,
-                "reason": f"{n_dropped} nodes and initialisers without a path to an output",
-            },
-        ]
-        return chains, passes
-
-    def _widths(self, chains: Sequence[StageChain]) -> list[int]:
-        """C_s of every stage: the chain's output, or the token itself where the bank is raw."""
-        if self.bank == "raw":
-            return [stage.width for stage in self.info.stages]
-        return [chain.width for chain in chains]
 
     def _write_golden(
         self,
@@ -240,13 +152,12 @@ class _Export:
         images: Sequence[NDArray[np.uint8]],
         resized: Sequence[NDArray[np.uint8]],
         expected: Sequence[ReferenceEncoding],
-        chains: Sequence[StageChain],
     ) -> None:
         """Write golden images, the profile of the good ones, and the expected answers."""
         folder = self.work / "golden"
         folder.mkdir()
         inspector = Inspector(Bundle(self.work, manifest), backend)
-        profile = inspector.enroll(list(resized[:N_REFERENCES]), "golden", DEFAULT_TEXT_NAME)
+        profile = inspector.enroll(list(resized[:N_REFERENCES]), "golden")
         profile.save(self.work / golden_profile(manifest.precision))
         answers: dict[str, NDArray[np.float32] | NDArray[np.uint8]] = {
             "roles": np.array(GOLDEN_ROLES, np.uint8)
@@ -254,27 +165,19 @@ class _Export:
         for index, encoding in enumerate(expected):
             Image.fromarray(images[index]).save(folder / GOLDEN_NAMES[index])
             answers[f"resized_{index}"] = resized[index]
-            for stage, chain in enumerate(chains):
-                basis = None if self.bank == "raw" else chain.basis
-                inside, outside = in_basis(encoding.features[stage], basis)
-                if outside > _MAX_OUTSIDE_BASIS:
-                    raise ParityError(f"features of stage {stage} leave the folded space")
-                if index in FEATURE_IMAGES:
-                    answers[f"features_{stage}_{index}"] = np.ascontiguousarray(inside)
-            anomaly_map = reference_map(
-                encoding,
-                expected[:N_REFERENCES],
-                self.grids,
-                self.text_weight,
-                self.config.head.distance,
+            features = self.subject.exported_features(encoding)
+            if index in FEATURE_IMAGES:
+                for stage, rows in enumerate(features):
+                    answers[f"features_{stage}_{index}"] = np.ascontiguousarray(rows)
+            found = self.subject.reference_map(encoding, expected[:N_REFERENCES])
+            score = reference_score(
+                found, self.facts.score.statistic, encoding.score, profile.peak_scale
             )
-            peak = float(anomaly_map.max())
-            score = image_score(peak, encoding.text_score, profile.peak_scale)
-            answers[f"map_{index}"] = anomaly_map.astype(np.float32)
-            answers[f"text_map_{index}"] = np.ascontiguousarray(encoding.text_map)
+            answers[f"map_{index}"] = found.astype(np.float32)
+            answers[f"encoder_map_{index}"] = np.ascontiguousarray(encoding.map)
             answers[f"score_{index}"] = np.array([score], np.float32)
-            if encoding.text_score is not None:
-                answers[f"text_score_{index}"] = np.array([encoding.text_score], np.float32)
+            if encoding.score is not None:
+                answers[f"encoder_score_{index}"] = np.array([encoding.score], np.float32)
         atomic_write(self.work / EXPECTED, save(answers))
 
     def _gate(self, report: ParityReport, batch_diff: float) -> dict[str, object]:
@@ -286,42 +189,27 @@ class _Export:
         batch = {"batch_position_max_diff": batch_diff, "batch_position_limit": MAX_BATCH_DIFF}
         return {**report.to_dict(), **batch}
 
-    def _manifest(
-        self,
-        chains: Sequence[StageChain],
-        passes: list[dict[str, object]],
-        text_names: tuple[str, ...],
-    ) -> Manifest:
-        stages = tuple(
-            Stage(info.tap, info.grid, width)
-            for info, width in zip(self.info.stages, self._widths(chains), strict=True)
-        )
+    def _manifest(self, graphs: WrittenGraphs, condition: Condition) -> Manifest:
+        facts = self.facts
         manifest = Manifest(
             id="",
             precision="fp32",
             encoder=ENCODER,
-            scorers=tuple(_scorer(stage) for stage in range(len(stages))),
+            scorers=graphs.scorers,
             preprocessing=self.preprocessing,
-            stages=stages,
-            joint_dim=self.info.joint_dim,
-            distance=self.config.head.distance,
-            text=TextInfo(TEXT_FILE, text_names, self.text_weight, self.info.has_text_tower),
+            stages=facts.stages,
+            distance=facts.distance,
+            condition=condition,
+            map=facts.map,
+            score=facts.score,
             golden=EXPECTED,
             files={},
-            backbone=dataclasses.asdict(self.info),
-            head={
-                "calibrator": self.config.head.calibrator,
-                "bank": self.bank,
-                "trained_on": self.trained_on,
-                "epochs": [
-                    self.config.train.projector_epochs,
-                    self.config.train.calibrator_epochs,
-                ],
-            },
+            backbone=dataclasses.asdict(facts.info),
+            head=facts.head,
             parity={},
-            passes=tuple(passes),
+            passes=graphs.passes,
             tools=_tool_versions(),
-            licences={"backbone": self.info.licence},
+            licences={"backbone": facts.info.licence},
             notes=tuple(self._notes()),
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )
@@ -330,7 +218,7 @@ class _Export:
 
     def _notes(self) -> list[str]:
         notes = []
-        if self.info.weights == "random":
+        if self.facts.info.weights == "random":
             notes.append(
                 "random backbone weights: for latency and parity only, results mean nothing"
             )
@@ -340,10 +228,6 @@ class _Export:
                 "their licence may bind its use"
             )
         return notes
-
-
-def _scorer(stage: int) -> str:
-    return f"scorer_{stage}.fp32.onnx"
 
 
 def _tool_versions() -> dict[str, str]:

@@ -46,6 +46,9 @@ class FusedEncoder(nn.Module):
         self.trunk = backbone.module
         self.grids = [stage.grid for stage in info.stages]
         self.has_text_tower = info.has_text_tower
+        self.condition = ("text", (info.joint_dim, 2))
+        scores = ("text_score",) if info.has_text_tower else ()
+        self.outputs = (*(f"features_{s}" for s in range(len(self.grids))), "text_map", *scores)
         self.heads = nn.ModuleList(chain_module(chain) for chain in chains)
         self.register_buffer("difference", torch.tensor(TEXT_DIFFERENCE))
         self._optional("scale", None if folded.scale is None else folded.scale[:, None, None])

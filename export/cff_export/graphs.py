@@ -4,14 +4,15 @@ import ast
 import logging
 import warnings
 from pathlib import Path
+from typing import Protocol
 
 import onnx
 import onnx_ir as ir
 import torch
 from onnx import TensorProto, helper
+from torch import nn
 
 from cff_export.blocks import ENCODER_SCOPE
-from cff_export.fused_encoder import FusedEncoder
 from cff_export.graph_files import write_graph
 from cff_export.passes import drop_unused
 
@@ -21,34 +22,52 @@ IR_VERSION = 9
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def write_encoder(encoder: FusedEncoder, image_size: int, joint_dim: int, path: Path) -> int:
+class EncoderModule(Protocol):
+    """An `nn.Module` from ``image`` [B,H,W,3] uint8 and a condition to the encoder's outputs.
+
+    Attributes
+    ----------
+    condition : tuple of name and shape
+        The second input, float32.
+    outputs : tuple of str
+        Names of what it returns.
+    """
+
+    condition: tuple[str, tuple[int, int]]
+    outputs: tuple[str, ...]
+
+    def eval(self) -> nn.Module:
+        """Return it in eval mode."""
+        ...
+
+
+def write_encoder(encoder: EncoderModule, image_size: int, path: Path) -> int:
     """Export the encoder with a free batch dimension; return how much `drop_unused` removed.
 
     Weights above protobuf's limit go to ``<path>.data`` beside the graph, and their hash into it,
     so that graphs of different weights are different files.
     """
-    n_stages = len(encoder.grids)
-    names = [f"features_{stage}" for stage in range(n_stages)] + ["text_map"]
-    if encoder.has_text_tower:
-        names.append("text_score")
+    name, shape = encoder.condition
     # a batch of 2: the exporter would take a batch of 1 for a constant
     image = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
-    text = torch.zeros(joint_dim, 2)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
             encoder.eval(),
-            (image, text),
+            (image, torch.zeros(*shape)),
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            input_names=["image", "text"],
-            output_names=names,
-            dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=64)}, "text": None},
+            input_names=["image", name],
+            output_names=list(encoder.outputs),
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)}, None),
         )
     if program is None:
         raise AssertionError("torch.onnx.export returns a program when dynamo is used")
     model = program.model
+    batch = model.graph.inputs[0].shape
+    if batch is None or isinstance(batch[0], int):
+        raise AssertionError("the module reads the batch dimension as a number: `len` of a tensor")
     n_dropped = drop_unused(model)
     model.ir_version = min(model.ir_version, IR_VERSION)
     _name_nodes(model)

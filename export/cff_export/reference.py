@@ -20,13 +20,15 @@ class ReferenceEncoding:
     ----------
     features : list of S ndarrays of shape (N_s, C), float32
         (N_s, E_s) where the memory bank is raw.
-    text_map : ndarray of shape (H, W), float32
-    text_score : float or None
+    map : ndarray of shape (H, W), float32
+        The encoder's own.
+    score : float or None
+        The encoder's own, where it has one.
     """
 
     features: list[NDArray[np.float32]]
-    text_map: NDArray[np.float32]
-    text_score: float | None
+    map: NDArray[np.float32]
+    score: float | None
 
 
 def encode_reference(
@@ -43,19 +45,20 @@ def encode_reference(
     return encodings
 
 
-def reference_map(
+def searched_map(
     encoding: ReferenceEncoding,
     references: Sequence[ReferenceEncoding],
     grids: Sequence[tuple[int, int]],
-    text_weight: float,
+    weight: float,
     distance: str,
 ) -> NDArray[np.float64]:
     """Anomaly map [H,W] by brute force in float64, upsampled by PyTorch.
 
-    `distance` is ``cosine`` or ``log``, see `cff_runtime.finishing`.
+    `weight` is that of the encoder's map, `distance` is ``cosine`` or ``log``, see
+    `cff_runtime.finishing`.
     """
-    height, width = encoding.text_map.shape
-    total = encoding.text_map.astype(np.float64) * text_weight
+    height, width = encoding.map.shape
+    total = encoding.map.astype(np.float64) * weight
     for stage, grid in enumerate(grids):
         bank = np.concatenate([r.features[stage] for r in references]).astype(np.float64)
         cosine = encoding.features[stage].astype(np.float64) @ bank.T  # [N_s,M_s]
@@ -70,6 +73,14 @@ def reference_map(
         )
         total += up[0, 0].numpy()
     return total
+
+
+def reference_score(
+    anomaly_map: NDArray[np.float64], statistic: str, score: float | None, peak_scale: float
+) -> float:
+    """Image score of a map, in float64: its `statistic`, or half of it with the encoder's own."""
+    value = float(anomaly_map.std() if statistic == "std" else anomaly_map.max())
+    return value if score is None else 0.5 * (score + peak_scale * value)
 
 
 def in_basis(

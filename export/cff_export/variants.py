@@ -34,11 +34,16 @@ from cff_export.precision import (
 from cff_runtime.backends import Backend, open_backend
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import BackendError, ParityError, UsageError
-from cff_runtime.inspector import DEFAULT_TEXT_NAME, Inspector
+from cff_runtime.inspector import Inspector
 from cff_runtime.manifest import FileEntry, Manifest, Variant
 from cff_runtime.parity import ParityReport
 from cff_runtime.storage import sha256_file
-from cff_runtime.verification import GoldenCheck, golden_profile, verify_bundle
+from cff_runtime.verification import (
+    GoldenCheck,
+    golden_condition,
+    golden_profile,
+    verify_bundle,
+)
 
 # a rounding to fp16 may turn either way with the batch; a mixed-up batch is far outside
 _MAX_BATCH_DIFF = 0.02
@@ -217,7 +222,7 @@ class _Attempt:
         self.precision = precision
         self.calibration = calibration
         bundle = Bundle(folder, manifest)
-        self.text = bundle.text_vectors(DEFAULT_TEXT_NAME)
+        self.condition = golden_condition(bundle)
         self.expected = bundle.tensors(manifest.golden)
         self.source = bundle.file(manifest.encoder)
         self.work = folder / f".{precision}"
@@ -286,7 +291,7 @@ class _Attempt:
 
     def _build(self, kept: Collection[str]) -> Candidate:
         images = None if self.calibration is None else self.calibration.images
-        return build_candidate(self.precision, self.source, self.work, kept, images, self.text)
+        return build_candidate(self.precision, self.source, self.work, kept, images, self.condition)
 
     def _judge(self, candidate: Candidate) -> Judgement:
         """Enrol the golden references and pass the gate with them, in this precision."""
@@ -296,7 +301,7 @@ class _Attempt:
         path = self.folder / golden_profile(self.precision)
         self.checks = []
         try:
-            profile = Inspector(bundle, backend).enroll(references, "golden", DEFAULT_TEXT_NAME)
+            profile = Inspector(bundle, backend).enroll(references, "golden")
             path.unlink(missing_ok=True)
             profile.save(path)
             report = verify_bundle(_with_file(bundle, path), backend, checks=self.checks)
@@ -312,7 +317,7 @@ class _Attempt:
         del backend  # not two sessions of a ViT-L's 1.2 GB
         if candidate.facts.get("batch") != 1:
             resized = [self.expected[f"resized_{i}"] for i in range(max(BATCH_SIZES))]
-            diff = batch_position_diff(candidate.runnable, np.stack(resized), self.text)
+            diff = batch_position_diff(candidate.runnable, np.stack(resized), self.condition)
             parity["batch_position_max_diff"] = diff if np.isfinite(diff) else None
             parity["batch_position_limit"] = _MAX_BATCH_DIFF
             if not diff <= _MAX_BATCH_DIFF:
@@ -325,7 +330,7 @@ class _Attempt:
         """Judge by the stages' mean cosines on one golden image alone."""
         if self._probe is None:
             image = self.expected[f"resized_{FEATURE_IMAGES[-1]}"]
-            self._probe = StageProbe(self.source, [image], self.text)
+            self._probe = StageProbe(self.source, [image], self.condition)
         return self._probe(candidate.runnable)
 
     def _runnable(self, candidate: Candidate) -> Bundle:
@@ -347,7 +352,8 @@ class _Attempt:
         return dataclasses.replace(view, id=view.compute_id())
 
     def _require_faster(self, graph: Path) -> None:
-        feeds = {"image": self.expected["resized_0"][None], "text": self.text}
+        name = self.manifest.condition.input
+        feeds = {"image": self.expected["resized_0"][None], name: self.condition}
         timings = compare_speed({"fp32": self.source, self.precision: graph}, feeds, _N_TIMINGS)
         fp32, reduced = timings["fp32"], timings[self.precision]
         self.facts["speed"] = {name: dataclasses.asdict(t) for name, t in timings.items()}

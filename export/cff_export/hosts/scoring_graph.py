@@ -2,10 +2,14 @@
 
 best_s  = max over the bank's rows of features_s . row    [B N_s]      running over chunks of rows
 plane_g = sum over the stages s of one grid of d(1 - best_s)           [B,h,w], d = log or identity
-map     = sum over the grids g of Up_y plane_g Up_x^T + text_weight * text_map         [B,H,W]
-score   = max(map)                                                     [B], without a text tower
-score   = 0.5 text_score + 0.5 peak_scale * max(map)                   [B], with one
+map     = sum over the grids g of Up_y plane_g Up_x^T + weight * the encoder's map     [B,H,W]
+value   = max(map), or its population standard deviation                               [B]
+score   = value                                                        [B], or, where the encoder
+score   = 0.5 (the encoder's score + peak_scale * value)               [B]  gives one
 reject  = score > threshold, or not a number
+
+Without memory banks nothing is searched, and the map is the encoder's own. The deviation is taken
+from the map less its mean, not from the mean of squares, which cancel in float32.
 
 A chunk has at most 1024 rows, so that no [B N_s, M_s] tensor of the whole memory bank exists.
 
@@ -22,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from cff_runtime.errors import BundleError
 from cff_runtime.finishing import LOG_SCALE, upsampling_matrix
@@ -29,6 +34,8 @@ from cff_runtime.manifest import Manifest
 from cff_runtime.profile import Profile
 
 CHUNK_ROWS = 1024
+# what a standalone graph names itself
+RESERVED = frozenset({"anomaly_map", "peak_scale", "reject", "score", "threshold"})
 MIN_OPSET = 18  # reductions take their axes as an input
 _FINISH = "finish"
 _FLOAT = ir.TensorType(ir.DataType.FLOAT)
@@ -47,13 +54,13 @@ def profile_tensors(manifest: Manifest, profile: Profile) -> dict[str, NDArray[n
     Returns
     -------
     dict of ndarray, float32
-        ``bank_s`` (M_s, C_s), ``text`` (C, 2), ``threshold`` (1,) and, with a text tower,
-        ``peak_scale`` (1,).
+        ``bank_s`` (M_s, C_s), the condition under its own name, ``threshold`` (1,) and, where the
+        encoder gives a score, ``peak_scale`` (1,).
     """
     tensors = {f"bank_{stage}": bank for stage, bank in enumerate(profile.banks)}
-    tensors["text"] = profile.text
+    tensors[manifest.condition.input] = profile.condition
     tensors["threshold"] = np.array([round_down(profile.threshold.value)], np.float32)
-    if manifest.text.has_text_tower:
+    if manifest.score.output is not None:
         tensors["peak_scale"] = np.array([profile.peak_scale], np.float32)
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
@@ -66,7 +73,7 @@ def append_scoring(
     Parameters
     ----------
     model : ir.Model
-        The bundle's encoder; its `text` input and its outputs are replaced.
+        The bundle's encoder; its condition and its outputs are replaced.
     manifest : Manifest
     tensors : dict
         From `profile_tensors`.
@@ -80,30 +87,40 @@ def append_scoring(
     """
     encoder = _Encoder.of(model, manifest)
     builder = _Builder(model.graph, tensors, inputs)
-    builder.bind_text(encoder.text)
-    planes: dict[tuple[int, int], ir.Value] = {}
-    for stage, info in enumerate(manifest.stages):
-        best = builder.search(stage, encoder.features[stage], info.width)
-        plane = builder.plane(best, info.grid, manifest.distance)
-        if info.grid in planes:
-            plane = builder.node(_FINISH, "Add", planes[info.grid], plane)
-        planes[info.grid] = plane
+    builder.bind_condition(encoder.condition)
+    planes = _searched(builder, encoder, manifest)
     height, width = manifest.preprocessing.height, manifest.preprocessing.width
-    text_weight = builder.scalar("text_weight", manifest.text.weight)
-    total = builder.node(_FINISH, "Mul", encoder.text_map, text_weight)
+    weight = builder.scalar("map_weight", manifest.map.weight)
+    total = builder.node(_FINISH, "Mul", encoder.map, weight)
     for grid, plane in planes.items():  # stages of one grid are upsampled together
         total = builder.node(_FINISH, "Add", total, builder.upsample(plane, grid, height, width))
-    score, reject = builder.verdict(total, encoder.text_score)
+    score, reject = builder.verdict(total, encoder.score, manifest.score.statistic)
     outputs = [
         _typed(total, "anomaly_map", ir.DataType.FLOAT, [encoder.batch, height, width]),
         _typed(score, "score", ir.DataType.FLOAT, [encoder.batch]),
         _typed(reject, "reject", ir.DataType.BOOL, [encoder.batch]),
     ]
-    if encoder.text_score is not None:
-        outputs.append(encoder.text_score)
+    if encoder.score is not None:
+        outputs.append(encoder.score)
     model.graph.outputs.clear()
     model.graph.outputs.extend(outputs)
     model.graph.name = "standalone"
+    RemoveUnusedNodesPass()(model)  # features that are not searched, unless the map needs them
+
+
+def _searched(
+    builder: "_Builder", encoder: "_Encoder", manifest: Manifest
+) -> dict[tuple[int, int], ir.Value]:
+    """Return the summed distances [B,h,w] of every grid; none without memory banks."""
+    planes: dict[tuple[int, int], ir.Value] = {}
+    for stage in range(len(manifest.scorers)):
+        info = manifest.stages[stage]
+        best = builder.search(stage, encoder.features[stage], info.width)
+        plane = builder.plane(best, info.grid, manifest.distance)
+        if info.grid in planes:
+            plane = builder.node(_FINISH, "Add", planes[info.grid], plane)
+        planes[info.grid] = plane
+    return planes
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +128,10 @@ class _Encoder:
     """The values that an encoder's graph takes and gives."""
 
     batch: int | ir.SymbolicDim
-    text: ir.Value
+    condition: ir.Value
     features: list[ir.Value]
-    text_map: ir.Value
-    text_score: ir.Value | None
+    map: ir.Value
+    score: ir.Value | None
 
     @classmethod
     def of(cls, model: ir.Model, manifest: Manifest) -> "_Encoder":
@@ -126,8 +143,15 @@ class _Encoder:
             )
         given = {value.name: value for value in (*model.graph.inputs, *model.graph.outputs)}
         features = [f"features_{stage}" for stage in range(len(manifest.stages))]
-        expected = ["image", "text", *features, "text_map"]
-        expected += ["text_score"] if manifest.text.has_text_tower else []
+        condition, score = manifest.condition.input, manifest.score.output
+        expected = ["image", condition, *features, manifest.map.output]
+        expected += [] if score is None else [score]
+        taken = sorted({condition, *([] if score is None else [score])} & RESERVED)
+        if taken:
+            raise BundleError(
+                f"the encoder's tensor `{taken[0]}` must have another name, a standalone graph has "
+                "its own of it; export the bundle again"
+            )
         missing = [name for name in expected if name not in given]
         shape = given["image"].shape if "image" in given else None
         if missing or shape is None:
@@ -135,12 +159,14 @@ class _Encoder:
                 f"`{manifest.encoder}` must have inputs and outputs {', '.join(expected)}, "
                 f"got {', '.join(str(name) for name in given)}; export the bundle again"
             )
+        encoder_map = given[manifest.map.output]
+        encoder_map.name = f"encoder/{encoder_map.name}"  # the whole graph has a map of its own
         return cls(
             batch=shape[0],
-            text=given["text"],
+            condition=given[condition],
             features=[given[name] for name in features],
-            text_map=given["text_map"],
-            text_score=given["text_score"] if manifest.text.has_text_tower else None,
+            map=encoder_map,
+            score=None if score is None else given[score],
         )
 
 
@@ -188,13 +214,14 @@ class _Builder:
         """Return a constant number."""
         return self.constant(f"{_FINISH}/{name}", np.array(value, np.float32))
 
-    def bind_text(self, text: ir.Value) -> None:
-        """Make the text vectors, an input of the encoder, a constant where that is asked for."""
+    def bind_condition(self, condition: ir.Value) -> None:
+        """Make the condition, an input of the encoder, a constant where that is asked for."""
         if self._inputs:
             return
-        self._graph.inputs.remove(text)
-        text.const_value = ir.tensor(self._tensors["text"], name=text.name)
-        self._graph.register_initializer(text)
+        self._graph.inputs.remove(condition)
+        array = self._tensors[str(condition.name)]
+        condition.const_value = ir.tensor(array, name=condition.name)
+        self._graph.register_initializer(condition)
 
     def bound(self, name: str) -> ir.Value:
         """Return a tensor of the product as an input of the graph or as a constant."""
@@ -258,15 +285,26 @@ class _Builder:
         wide = self.constant(f"{_FINISH}/up_{grid[1]}_to_{width}_transposed", up_x)
         return self.node(_FINISH, "MatMul", tall, wide)
 
+    def deviation(self, anomaly_map: ir.Value, axes: ir.Value) -> ir.Value:
+        """Return the population standard deviation [B] of a map [B,H,W]."""
+        mean = self.node(_FINISH, "ReduceMean", anomaly_map, axes, keepdims=1)
+        apart = self.node(_FINISH, "Sub", anomaly_map, mean)
+        square = self.node(_FINISH, "Mul", apart, apart)
+        variance = self.node(_FINISH, "ReduceMean", square, axes, keepdims=0)
+        return self.node(_FINISH, "Sqrt", variance)
+
     def verdict(
-        self, anomaly_map: ir.Value, text_score: ir.Value | None
+        self, anomaly_map: ir.Value, own_score: ir.Value | None, statistic: str
     ) -> tuple[ir.Value, ir.Value]:
         """Return score and reject, both [B]."""
         axes = self.integers(1, 2)
-        score = self.node(_FINISH, "ReduceMax", anomaly_map, axes, keepdims=0)
-        if text_score is not None:
+        if statistic == "std":
+            score = self.deviation(anomaly_map, axes)
+        else:
+            score = self.node(_FINISH, "ReduceMax", anomaly_map, axes, keepdims=0)
+        if own_score is not None:
             peak = self.node(_FINISH, "Mul", score, self.bound("peak_scale"))
-            both = self.node(_FINISH, "Add", text_score, peak)
+            both = self.node(_FINISH, "Add", own_score, peak)
             score = self.node(_FINISH, "Mul", both, self.scalar("half", 0.5))
         mean = self.node(_FINISH, "ReduceMean", anomaly_map, axes, keepdims=0)
         witness = self.node(_FINISH, "Add", mean, score)  # finite if all of them are

@@ -1,10 +1,11 @@
 """One ONNX file from the image to the answer, for hosts that take only one graph.
 
 in   image [B,H,W,3] uint8 RGB, resized as the bundle's preprocessing says
-     with ``inputs`` also bank_s [M_s,C_s], text [C,2], threshold [1] and, with a text tower,
+     with ``inputs`` also bank_s [M_s,C_s] where there are memory banks, the condition under its
+     own name (text [C,2], template [T,D]), threshold [1] and, where the encoder gives a score,
      peak_scale [1], all float32
-out  anomaly_map [B,H,W] float32, score [B] float32, reject [B] bool, and with a text tower
-     text_score [B] float32
+out  anomaly_map [B,H,W] float32, score [B] float32, reject [B] bool, and the encoder's score
+     [B] float32 under its own name where it gives one
 
 Nodes and guarantees: `cff_export.hosts.scoring_graph`. Facts stand in the file's metadata under
 keys that begin with ``cff_``.
@@ -69,7 +70,7 @@ def write_standalone(
     out : Path
         File to write; one that stands there is replaced.
     inputs : bool
-        Leave memory bank, text vectors, threshold and peak scale as inputs of the graph, so that
+        Leave memory bank, condition, threshold and peak scale as inputs of the graph, so that
         another product of as many references can be fed; they are written beside it, to
         ``<out>.inputs.safetensors``.
 

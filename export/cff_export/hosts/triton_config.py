@@ -150,8 +150,8 @@ def _signature(manifest: Manifest) -> tuple[_Tensor, list[_Tensor]]:
         _Tensor("score", "TYPE_FP32", ()),
         _Tensor("reject", "TYPE_BOOL", ()),
     ]
-    if manifest.text.has_text_tower:
-        outputs.append(_Tensor("text_score", "TYPE_FP32", ()))
+    if manifest.score.output is not None:
+        outputs.append(_Tensor(manifest.score.output, "TYPE_FP32", ()))
     return _Tensor("image", "TYPE_UINT8", (height, width, 3)), outputs
 
 

@@ -11,6 +11,7 @@ from cff_export.passes.fold_mlp import fold_mlp
 from cff_export.passes.fold_normalization import FoldedInput, fold_normalization
 from cff_export.passes.fold_rank import fold_rank
 from cff_export.passes.fold_text import TEXT_DIFFERENCE, text_difference
+from cff_export.passes.fold_upsampling import fold_upsampling
 
 __all__ = [
     "TEXT_DIFFERENCE",
@@ -26,5 +27,6 @@ __all__ = [
     "fold_mlp",
     "fold_normalization",
     "fold_rank",
+    "fold_upsampling",
     "text_difference",
 ]

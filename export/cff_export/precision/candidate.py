@@ -86,7 +86,7 @@ def build_candidate(
     folder: Path,
     kept: Collection[str],
     calibration: Sequence[NDArray[np.uint8]] | None,
-    text: NDArray[np.float32],
+    condition: NDArray[np.float32],
 ) -> Candidate:
     """Write an encoder in a precision; another candidate of it in `folder` is overwritten.
 
@@ -102,8 +102,8 @@ def build_candidate(
         Blocks to leave in float32.
     calibration : sequence of ndarrays of shape (H, W, 3), uint8, or None
         Only ``int8-qdq`` needs them.
-    text : ndarray of shape (C, 2), float32
-        Any product's; scales of text maps are not calibrated.
+    condition : ndarray, float32
+        The encoder's second input, of any product.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def build_candidate(
     if precision == "fp32":
         facts = {"forced": {}, **_size_facts(source, model)}
         return Candidate(source, source, (), facts)
-    facts, forced = _reduce(precision, model, source, folder, kept, calibration, text)
+    facts, forced = _reduce(precision, model, source, folder, kept, calibration, condition)
     left = tuple(block for block in costs if block in kept or block in forced)
     stem = f"encoder.{precision}-mixed" if left else f"encoder.{precision}"
     graph = write_graph(model, folder / f"{stem}.onnx")
@@ -146,7 +146,7 @@ def _reduce(
     folder: Path,
     kept: Collection[str],
     calibration: Sequence[NDArray[np.uint8]] | None,
-    text: NDArray[np.float32],
+    condition: NDArray[np.float32],
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Rewrite the graph; return the facts, and the blocks kept unasked with the reasons."""
     facts: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def _reduce(
         return {**facts, "largest_weight": LARGEST_WEIGHT, "batch": 1}, {}
     if precision == "int8-qdq":
         images = list(calibration or ())
-        clips = _clips(source, folder, images, text)
+        clips = _clips(source, folder, images, condition)
         facts["n_int8_layers"] = to_int8_qdq(model, clips, kept)
         facts["calibration"] = {"n_images": len(images), "sha256": images_sha256(images)}
         facts["opset"] = model.graph.opset_imports[""]
@@ -168,7 +168,7 @@ def _clips(
     source: Path,
     folder: Path,
     images: Sequence[NDArray[np.uint8]],
-    text: NDArray[np.float32],
+    condition: NDArray[np.float32],
 ) -> dict[str, float]:
     """Calibrate once for all candidates of a folder; the clips do not depend on what is kept."""
     state = source.stat()
@@ -177,7 +177,7 @@ def _clips(
     if cache.is_file():
         stored: dict[str, float] = json.loads(cache.read_text(encoding="utf-8"))
         return stored
-    clips = activation_clips(source, images, text)
+    clips = activation_clips(source, images, condition)
     folder.mkdir(parents=True, exist_ok=True)
     cache.write_text(json.dumps(clips, indent=2) + "\n", encoding="utf-8")
     return clips

@@ -42,6 +42,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from cff_export.feeds import feeds
 from cff_export.graph_files import read_graph, write_graph
 from cff_export.passes.drop_unused import drop_unused
 from cff_export.precision.graph_edit import GraphEdit
@@ -71,7 +72,7 @@ def qdq_layers(model: ir.Model, kept: Collection[str] = ()) -> list[LinearLayer]
 
 
 def activation_clips(
-    source: Path, images: Sequence[NDArray[np.uint8]], text: NDArray[np.float32]
+    source: Path, images: Sequence[NDArray[np.uint8]], condition: NDArray[np.float32]
 ) -> dict[str, float]:
     """Return where to clip the input of every layer of `qdq_layers`, by the value's name.
 
@@ -81,7 +82,8 @@ def activation_clips(
         The float32 encoder.
     images : sequence of ndarrays of shape (H, W, 3), uint8
         Calibration images of the encoder's size.
-    text : ndarray of shape (C, 2), float32
+    condition : ndarray, float32
+        The encoder's second input.
 
     Raises
     ------
@@ -102,7 +104,7 @@ def activation_clips(
     with TemporaryDirectory(prefix="cff-calibration-") as folder:
         session = open_session(write_graph(model, Path(folder) / "watched.onnx"))
         for image in images:
-            arrays = session.run(names, {"image": image[None], "text": text})
+            arrays = session.run(names, feeds(session, image[None], condition))
             for name, array in zip(names, arrays, strict=True):
                 histograms[name].add(array)
         del session  # before the folder with its weights goes

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cff_export.feeds import feeds
 from cff_export.graph_files import read_graph
 from cff_export.precision.costs import upstream_blocks
 from cff_export.precision.repair import Judgement
@@ -25,7 +26,7 @@ class StageProbe:
         self,
         source: Path,
         images: Sequence[NDArray[np.uint8]],
-        text: NDArray[np.float32],
+        condition: NDArray[np.float32],
         limit: float = 0.0,
     ) -> None:
         """Run the float32 encoder.
@@ -35,14 +36,15 @@ class StageProbe:
         source : Path
             Its graph.
         images : sequence of ndarrays of shape (H, W, 3), uint8
-        text : ndarray of shape (C, 2), float32
+        condition : ndarray, float32
+            The encoder's second input.
         limit : float
             Largest 1 - mean cosine of a stage that passes.
         """
         model = read_graph(source)
         self._names = [str(value.name) for value in model.graph.outputs]
         self._upstream = {name: upstream_blocks(model, name) for name in self._names}
-        self._feeds = [{"image": image[None], "text": text} for image in images]
+        self._images, self._condition = images, condition
         self._limit = limit
         self._expected = self._run(source)
 
@@ -70,7 +72,10 @@ class StageProbe:
 
     def _run(self, graph: Path) -> dict[str, list[NDArray[np.float32]]]:
         session = open_session(graph)
-        rows = [session.run(self._names, feed) for feed in self._feeds]
+        rows = [
+            session.run(self._names, feeds(session, image[None], self._condition))
+            for image in self._images
+        ]
         return {name: [row[index] for row in rows] for index, name in enumerate(self._names)}
 
 
