@@ -78,16 +78,7 @@ def restore_head(
     CheckpointError
         If the backbone differs in weights, activation, size or stages, or a tensor does not fit.
     """
-    trained_on = take(facts, "backbone", dict, CheckpointError)
-    present = json.loads(json.dumps(dataclasses.asdict(backbone.info)))
-    checked = [key for key in present if key not in _LABELS]
-    differing = [key for key in checked if present[key] != trained_on.get(key)]
-    if differing:
-        key = differing[0]
-        raise CheckpointError(
-            f"backbone `{key}` must be {trained_on.get(key)!r}, as in training, "
-            f"got {present[key]!r}; give the weights that the run was trained with"
-        )
+    check_backbone(backbone.info, facts)
     head = Head(
         [stage.width for stage in backbone.info.stages],
         backbone.info.joint_dim,
@@ -99,6 +90,26 @@ def restore_head(
     except RuntimeError as error:
         raise CheckpointError(f"`{HEAD_NAME}` must fit its configuration: {error}") from error
     return head.eval()
+
+
+def check_backbone(info: BackboneInfo, facts: Mapping[str, Any]) -> None:
+    """Refuse a backbone that differs from the one in a run's facts.
+
+    Raises
+    ------
+    CheckpointError
+        If it differs in anything but what its weights are called.
+    """
+    trained_on = take(facts, "backbone", dict, CheckpointError)
+    present = json.loads(json.dumps(dataclasses.asdict(info)))
+    checked = [key for key in present if key not in _LABELS]
+    differing = [key for key in checked if present[key] != trained_on.get(key)]
+    if differing:
+        key = differing[0]
+        raise CheckpointError(
+            f"backbone `{key}` must be {trained_on.get(key)!r}, as in training, "
+            f"got {present[key]!r}; give the weights that the run was trained with"
+        )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

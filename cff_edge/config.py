@@ -11,7 +11,8 @@ from typing import Any
 import tomli_w
 
 from cff_edge.config_checks import check_combinations, check_ranges
-from cff_edge.presets import OPEN_CLIP, PRESETS
+from cff_edge.presets import OPEN_CLIP, PRESETS, TFA_NET
+from cff_edge.tfa_net.options import TfaConfig
 from cff_runtime.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -21,13 +22,27 @@ else:
 
 
 @dataclass(frozen=True)
+class ModelConfig:
+    """Which detector.
+
+    Attributes
+    ----------
+    name : str
+        A key of `cff_edge.models.MODELS`: ``cff``, whose section is `head`, or ``tfa-net``, whose
+        section is `tfa`.
+    """
+
+    name: str = "cff"
+
+
+@dataclass(frozen=True)
 class BackboneConfig:
     """Which frozen backbone.
 
     Attributes
     ----------
     name : str
-        ``efficientnet-lite0`` or ``open_clip:<model>``.
+        ``efficientnet-lite0``, ``wide_resnet50_2`` or ``open_clip:<model>``.
     weights : str
         ``imagenet``, an open_clip tag such as ``openai``, a file, or ``random``.
     image_size : int
@@ -160,10 +175,12 @@ class TrainConfig:
 class Config:
     """Everything that decides a training run."""
 
+    model: ModelConfig = field(default_factory=ModelConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     data: DataConfig = field(default_factory=DataConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    tfa: TfaConfig = field(default_factory=TfaConfig)
 
     def to_toml(self) -> str:
         """Return the configuration as TOML."""
@@ -177,7 +194,9 @@ _ITEM_KINDS: dict[str, type] = {"taps": int, "adjacent_weights": float, "adam_be
 def load_config(
     path: Path | None = None, overrides: Sequence[str] = (), preset: str | None = None
 ) -> Config:
-    """Build a configuration: the backbone's recipe, the preset, the file, the overrides.
+    """Build a configuration: the recipes, the preset, the file, the overrides.
+
+    The recipes are those of the backbone and of the detector that the other layers name.
 
     Parameters
     ----------
@@ -197,18 +216,21 @@ def load_config(
     layers = [] if preset is None else [_preset(preset)]
     layers += [_read_toml(path)] if path is not None else []
     layers += [_parse_override(text) for text in overrides]
-    name = BackboneConfig.name
-    for layer in layers:
-        section = layer.get("backbone")
-        if isinstance(section, Mapping):
-            name = section.get("name", name)
-    recipe = OPEN_CLIP if str(name).startswith("open_clip:") else {}
+    backbone, model = _named(layers, "backbone"), _named(layers, "model")
+    recipes = [OPEN_CLIP] if backbone.startswith("open_clip:") else []
+    recipes += [TFA_NET] if model == "tfa-net" else []
     config = Config()
-    for layer in (recipe, *layers):
+    for layer in (*recipes, *layers):
         config = _apply(config, layer)
     check_ranges(config)
     check_combinations(config)
     return config
+
+
+def _named(layers: Sequence[Mapping[str, Any]], section: str) -> str:
+    """Return the last name that a section of the layers gives, or nothing."""
+    tables = [table for layer in layers if isinstance(table := layer.get(section), Mapping)]
+    return str(next((table["name"] for table in reversed(tables) if "name" in table), ""))
 
 
 def _preset(name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cff_edge.heads import BANKS, CALIBRATORS, PROJECTOR_INITS, TEXT_MAPS
 from cff_edge.losses import GLOBAL_SCALES
+from cff_edge.tfa_net import options
 from cff_runtime.errors import UsageError
 from cff_runtime.finishing import DISTANCES
 
@@ -13,8 +14,11 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**63 - 1  # the largest integer of TOML
 
+MODELS = ("cff", "tfa-net")
+
 # What a run would otherwise meet hours later
 _CHOICES = {
+    "model.name": MODELS,
     "head.calibrator": CALIBRATORS,
     "head.projector_init": PROJECTOR_INITS,
     "head.bank": BANKS,
@@ -25,12 +29,25 @@ _CHOICES = {
     "train.calibrator_map": ("text", "bank"),
     "train.align_on": ("batch", "references"),
     "train.device": ("auto", "cpu", "cuda"),
+    "tfa.masking": options.MASKINGS,
+    "tfa.template": options.TEMPLATES,
+    "tfa.template_normalization": options.TEMPLATE_NORMALIZATIONS,
+    "tfa.training_template": options.TRAINING_TEMPLATES,
+    "tfa.feature_norm": options.FEATURE_NORMS,
+    "tfa.map": options.MAPS,
+    "tfa.score": options.SCORES,
+    "tfa.selection": options.SELECTIONS,
 }
 _POSITIVE = (
     "train.batch_size",
     "train.learning_rate",
     "train.calibrator_learning_rate",
     "train.episode_queries",
+    "tfa.patch",
+    "tfa.width",
+    "tfa.heads",
+    "tfa.refinement_width",
+    "tfa.refinement_heads",
 )
 _NOT_NEGATIVE = (
     "data.max_per_product",
@@ -43,7 +60,15 @@ _NOT_NEGATIVE = (
     "train.align_weight",
     "train.global_weight",
     "train.mosaic",
+    "tfa.grid",
+    "tfa.aggregation_blocks",
+    "tfa.refinement_blocks",
+    "tfa.blur_sigma",
+    "tfa.epochs",
+    "tfa.weight_decay",
+    "tfa.cosine_weight",
 )
+_SHARES = ("train.mosaic", "tfa.mask_fraction")
 
 
 def check_ranges(config: "Config") -> None:
@@ -72,8 +97,12 @@ def check_ranges(config: "Config") -> None:
     betas = config.train.adam_betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise UsageError(f"`train.adam_betas` must be two numbers in [0, 1), got {list(betas)}")
-    if config.train.mosaic > 1:
-        raise UsageError(f"`train.mosaic` must be a probability, got {config.train.mosaic}")
+    for name in _SHARES:
+        value = _value(config, name)
+        if not 0 <= value <= 1:
+            raise UsageError(f"`{name}` must be a probability, got {value}")
+    if not 0 <= config.tfa.held_out < 1:
+        raise UsageError(f"`tfa.held_out` must be in [0, 1), got {config.tfa.held_out}")
     if config.train.seed > MAX_SEED:
         raise UsageError(f"`train.seed` must be at most {MAX_SEED}, got {config.train.seed}")
 
@@ -112,6 +141,10 @@ def check_combinations(config: "Config") -> None:
         raise UsageError(
             '`train.calibrator_map` must be "text" with `train.mosaic`, got "bank"; '
             "episodes are made of whole images"
+        )
+    if config.tfa.selection == "held_out" and config.tfa.held_out == 0:
+        raise UsageError(
+            '`tfa.held_out` must be above 0 for `tfa.selection = "held_out"`, got 0; such as 0.1'
         )
     if config.train.loss_map == "stages" and config.head.text_map == "features":
         raise UsageError(
