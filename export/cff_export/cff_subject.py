@@ -32,9 +32,10 @@ from cff_export.subject import (
     Trained,
     WrittenGraphs,
 )
+from cff_runtime.encoder_signature import Condition, MapOutput, ScoreOutput
 from cff_runtime.errors import ParityError, UsageError
 from cff_runtime.inspector import DEFAULT_TEXT_NAME
-from cff_runtime.manifest import Condition, MapOutput, ScoreOutput, Stage
+from cff_runtime.manifest import Stage
 from cff_runtime.storage import atomic_write
 
 TEXT_FILE = "text.safetensors"

@@ -31,9 +31,10 @@ from cff_export.reference import ReferenceEncoding, reference_score
 from cff_export.subject import ExportSettings, Subject, WrittenGraphs, make_subject
 from cff_runtime.backends import Backend, open_backend
 from cff_runtime.bundle import Bundle
+from cff_runtime.encoder_signature import Condition
 from cff_runtime.errors import CheckpointError, ParityError
 from cff_runtime.inspector import Inspector
-from cff_runtime.manifest import Condition, Manifest
+from cff_runtime.manifest import Manifest
 from cff_runtime.parity import ParityLimits, ParityReport
 from cff_runtime.preprocessing import Preprocessing
 from cff_runtime.storage import atomic_write

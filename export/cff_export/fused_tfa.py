@@ -24,6 +24,10 @@ class FusedTfa(nn.Module):
 
     scale: Tensor | None
     shift: Tensor | None
+    template_scale: Tensor | None
+    template_shift: Tensor | None
+    channel_mean: Tensor | None
+    channel_scale: Tensor | None
     up: Tensor
 
     def __init__(self, backbone: Backbone, net: TfaNet, folded: FoldedInput) -> None:
@@ -66,7 +70,7 @@ class FusedTfa(nn.Module):
         refined = self.net.refine(self._aggregated(tokens, template))
         rebuilt = self.net.unpatchify(refined)
         features = tokens
-        if self.template_scale is not None:
+        if self.template_scale is not None and self.template_shift is not None:
             features = self.net.tokens(
                 self._fused(pixels * self.template_scale + self.template_shift)
             )

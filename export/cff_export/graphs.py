@@ -29,12 +29,14 @@ class EncoderModule(Protocol):
     ----------
     condition : tuple of name and shape
         The second input, float32.
-    outputs : tuple of str
-        Names of what it returns.
     """
 
     condition: tuple[str, tuple[int, int]]
-    outputs: tuple[str, ...]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it returns."""
+        ...
 
     def eval(self) -> nn.Module:
         """Return it in eval mode."""

@@ -20,8 +20,9 @@ from cff_edge.backbones import Backbone, BackboneInfo
 from cff_edge.checkpoint import CONFIG_NAME
 from cff_edge.config import Config, load_config
 from cff_export.reference import ReferenceEncoding
+from cff_runtime.encoder_signature import Condition, MapOutput, ScoreOutput
 from cff_runtime.errors import UsageError
-from cff_runtime.manifest import Condition, MapOutput, ScoreOutput, Stage
+from cff_runtime.manifest import Stage
 from cff_runtime.parity import ParityLimits
 
 Images = Sequence[NDArray[np.uint8]]

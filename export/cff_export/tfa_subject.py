@@ -26,8 +26,9 @@ from cff_export.subject import (
     Trained,
     WrittenGraphs,
 )
+from cff_runtime.encoder_signature import Condition, MapOutput, ScoreOutput
 from cff_runtime.errors import UsageError
-from cff_runtime.manifest import Condition, MapOutput, ScoreOutput, Stage
+from cff_runtime.manifest import Stage
 
 _STAGE = 0  # whose features are the template
 
