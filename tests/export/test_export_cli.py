@@ -68,8 +68,8 @@ def test_a_run_becomes_a_bundle(
     line = capsys.readouterr().out
     assert line.startswith(f"{out}  id {manifest.id[:12]}  parity: features ")
     assert line.endswith(", 0 verdict flips\n")
-    assert manifest.text.names == ("object", "bottle", "metal_nut")
-    assert manifest.text.weight == 0.3
+    assert manifest.condition.names == ("object", "bottle", "metal_nut")
+    assert manifest.map.weight == 0.3
     assert manifest.head["trained_on"] == ["ring", "washer"]
     assert "note: random backbone weights: for latency and parity only" in caplog.text
     assert "parity gate: ONNX Runtime against PyTorch" in caplog.text

@@ -82,7 +82,7 @@ def test_rank_fold_is_where_it_should_be(answers: Answers) -> None:
     manifest = answers.case.bundle.manifest
     widths = [stage.width for stage in manifest.stages]
     folded = answers.family == "lite" and manifest.head["calibrator"] != "mlp"
-    assert widths == ([25, 41, 64, 64] if folded else [manifest.joint_dim] * 4)
+    assert widths == ([25, 41, 64, 64] if folded else [manifest.condition.shape[0]] * 4)
 
 
 def test_text_map_and_score(answers: Answers) -> None:

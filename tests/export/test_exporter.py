@@ -20,7 +20,14 @@ from PIL import Image
 
 import cff_export
 from cff_edge.config import load_config
-from cff_export import ExportSettings, export_bundle, exporter, graph_files, head_chains
+from cff_export import (
+    ExportSettings,
+    cff_subject,
+    export_bundle,
+    exporter,
+    graph_files,
+    head_chains,
+)
 from cff_export.head_chains import fold_head
 from cff_export.passes import Linear, PassResult, StageChain, fold_affine
 from cff_runtime import Bundle, Inspector
@@ -96,9 +103,9 @@ def test_a_slightly_wrong_fold_is_found_and_nothing_is_written(
         ("trunk.visual.conv1.weight", 1.02, "features of stage 0 differ by"),
         ("heads.1.0.bias", 1.1, "features of stage 1 differ by"),
         ("heads.3.0.bias", np.nan, "must be finite, got nan"),
-        ("difference", 1.01, r"text map differs by .*; text score differs by"),
-        ("up_y_0", 1.05, "text map differs by"),
-        ("trunk.visual.proj", 1.1, "text score differs by"),
+        ("difference", 1.01, r"encoder's map differs by .*; encoder's score differs by"),
+        ("up_y_0", 1.05, "encoder's map differs by"),
+        ("trunk.visual.proj", 1.1, "encoder's score differs by"),
     ],
 )
 def test_every_part_of_the_graph_is_under_the_gate(
@@ -146,7 +153,7 @@ def test_a_head_of_nan_is_refused(case: Any, tmp_path: Path) -> None:
     head = copy.deepcopy(case.head)
     head.projectors[1].weight.data[2, 3] = np.nan
     with pytest.raises(
-        CheckpointError, match=r"`projectors\.1\.weight` of the head must be finite"
+        CheckpointError, match=r"`projectors\.1\.weight` of the trained model must be finite"
     ):
         export_bundle(case.backbone, head, case.config, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
@@ -169,7 +176,7 @@ def test_a_wrong_basis_is_found(
         chains[1] = dataclasses.replace(chains[1], basis=basis)
         return chains, records
 
-    monkeypatch.setattr(exporter, "fold_head", wrong)
+    monkeypatch.setattr(cff_subject, "fold_head", wrong)
     with pytest.raises(ParityError, match="features of stage 1 leave the folded space"):
         export_bundle(case.backbone, case.head, case.config, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
@@ -217,7 +224,7 @@ def test_replace_replaces(export: Exporting, case: Any, tmp_path: Path) -> None:
     shutil.copytree(case.bundle.path, target)
     (target / "left_over.txt").write_text("old")
     bundle = export(target, replace=True, text_weight=0.25)
-    assert bundle.manifest.text.weight == 0.25
+    assert bundle.manifest.map.weight == 0.25
     assert bundle.manifest.id != case.bundle.manifest.id
     assert not (target / "left_over.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -328,11 +335,11 @@ def test_manifest_states_the_backbone(case: Any, lite_bundle: Bundle) -> None:
     assert vit.backbone["weights"] == "random"
     assert vit.backbone["weights_sha256"] == case.backbone.info.weights_sha256
     assert (vit.licences, lite.licences) == ({"backbone": "unknown"}, {"backbone": "Apache-2.0"})
-    assert (vit.text.has_text_tower, lite.text.has_text_tower) == (True, False)
+    assert (vit.score.output, lite.score.output) == ("text_score", None)
     assert [stage.grid for stage in vit.stages] == [(4, 4)] * 4
     assert [stage.grid for stage in lite.stages] == [(12, 12), (12, 12), (6, 6), (3, 3)]
     assert (vit.head["bank"], lite.head["bank"]) == ("calibrated", "calibrated")
-    assert (vit.precision, vit.joint_dim, vit.preprocessing.width) == ("fp32", 32, 64)
+    assert (vit.precision, vit.condition.shape, vit.preprocessing.width) == ("fp32", (32, 2), 64)
 
 
 def test_notes_warn_of_random_weights_and_training_images(case: Any, lite_bundle: Bundle) -> None:
@@ -392,10 +399,10 @@ def test_text_vectors_of_every_name_are_carried(
     names = ("bottle", "object", "bottle", "metal_nut")
     settings = ExportSettings(text_names=names)
     bundle = export_bundle(case.backbone, case.head, case.config, tmp_path / "b", settings)
-    assert bundle.manifest.text.names == ("object", "bottle", "metal_nut")
-    for name in bundle.manifest.text.names:
+    assert bundle.manifest.condition.names == ("object", "bottle", "metal_nut")
+    for name in bundle.manifest.condition.names:
         expected = case.backbone.text_vectors(name).numpy()
-        assert np.array_equal(bundle.text_vectors(name), expected)
+        assert np.array_equal(bundle.condition_of_word(name), expected)
 
 
 def test_id_follows_what_decides_a_score_and_nothing_else(
@@ -425,8 +432,8 @@ def test_another_distance_makes_another_bundle_of_the_same_graphs(
 
 
 def test_default_text_weight_is_that_of_training(case: Any, lite_bundle: Bundle) -> None:
-    assert case.bundle.manifest.text.weight == 1.0
-    assert lite_bundle.manifest.text.weight == load_config().head.text_weight < 1.0
+    assert case.bundle.manifest.map.weight == 1.0
+    assert lite_bundle.manifest.map.weight == load_config().head.text_weight < 1.0
 
 
 def test_weights_beside_the_graph_are_part_of_the_bundle(

@@ -42,7 +42,7 @@ def _write(case: Any, path: Path) -> int:
     info = case.backbone.info
     with folded_input(case.backbone) as folded:
         encoder = FusedEncoder(case.backbone, chains, folded)
-        return write_encoder(encoder, info.image_size, info.joint_dim, path)
+        return write_encoder(encoder, info.image_size, path)
 
 
 # --- encoder

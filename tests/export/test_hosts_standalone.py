@@ -107,9 +107,9 @@ def test_brute_force_in_float64(
 ) -> None:
     case = make_case(family, k)
     manifest, profile = case.bundle.manifest, case.profile
-    feed: dict[str, Array] = {"image": case.images, "text": profile.text}
+    feed: dict[str, Array] = {"image": case.images, "text": profile.condition}
     encoded = _run(case.bundle.file(manifest.encoder), feed)
-    total = manifest.text.weight * encoded["text_map"].astype(np.float64)
+    total = manifest.map.weight * encoded["text_map"].astype(np.float64)
     for stage, info in enumerate(manifest.stages):
         bank = profile.banks[stage].astype(np.float64)
         cosine = encoded[f"features_{stage}"].astype(np.float64) @ bank.T
@@ -119,7 +119,7 @@ def test_brute_force_in_float64(
         planes = plane.reshape(len(plane), *info.grid)
         total += np.stack([_upsample(grid, total.shape[1:]) for grid in planes])
     score = total.max(axis=(1, 2))
-    if manifest.text.has_text_tower:
+    if manifest.score.output is not None:
         score = 0.5 * (encoded["text_score"] + profile.peak_scale * score)
     report = write_standalone(case.bundle, profile, tmp_path / "ring.onnx")
     got = _run(report.path, {"image": case.images})

@@ -129,7 +129,7 @@ def test_encoder_against_the_reference_evaluator(
     model = read_graph(bundle.path / bundle.manifest.encoder)
     feeds = {
         "image": next(iter(photos.values()))[None, :size, :size],
-        "text": bundle.text_vectors("object"),
+        "text": bundle.condition_of_word("object"),
     }
     float32 = ort.InferenceSession(
         ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]

@@ -163,7 +163,7 @@ def test_features_stay_close(
     case = exported(family, "affine")
     size = case.bundle.manifest.preprocessing.height
     image = np.stack([photo[:size, :size] for photo in photos.values()][:2])
-    feeds = {"image": image, "text": case.bundle.text_vectors("object")}
+    feeds = {"image": image, "text": case.bundle.condition_of_word("object")}
     model = read_graph(_source(exported, family))
     expected = _run(model, feeds)
     to_half(model)

@@ -42,7 +42,7 @@ def feeds(
     def make(family: str) -> list[dict[str, NDArray[Any]]]:
         bundle = exported(family, "affine").bundle
         preprocessing = bundle.manifest.preprocessing
-        text = bundle.text_vectors("object")
+        text = bundle.condition_of_word("object")
         return [{"image": preprocessing(photo)[None], "text": text} for photo in photos.values()]
 
     return make

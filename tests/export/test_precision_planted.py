@@ -31,7 +31,7 @@ def case(
     def make(family: str) -> tuple[Path, Images, NDArray[np.float32]]:
         bundle = exported(family, "affine").bundle
         images = [bundle.manifest.preprocessing(photo) for photo in photos.values()]
-        return bundle.path / bundle.manifest.encoder, images, bundle.text_vectors("object")
+        return bundle.path / bundle.manifest.encoder, images, bundle.condition_of_word("object")
 
     return make
 
