@@ -17,7 +17,7 @@ from cff_runtime.bundle import Bundle
 from cff_runtime.drift.measures import picture_measures
 from cff_runtime.enrolment import Progress, enroll_references
 from cff_runtime.errors import ProfileError, UsageError
-from cff_runtime.finishing import fuse_maps, image_score
+from cff_runtime.finishing import fuse_maps, image_score, map_statistic
 from cff_runtime.imaging import load_image
 from cff_runtime.manifest import DEFAULT_PRECISION
 from cff_runtime.product_check import mean_features, reference_distances
@@ -96,8 +96,8 @@ class Inspector:
         product : str
             Name of the product.
         text_name : str, optional
-            Class word of the text vectors; the product's name if the bundle has it, else
-            ``object``.
+            Class word of the condition; the product's name if the bundle has it, else
+            ``object``. None for a bundle whose condition is a reference's.
         margin : float
             Raises the threshold, see `cff_runtime.thresholds`.
         progress : callable, optional
@@ -113,7 +113,8 @@ class Inspector:
         Raises
         ------
         UsageError
-            If there is no image, the product has no name or the text name is unknown.
+            If there is no image, the product has no name, the text name is unknown or the bundle
+            takes none, or `max_bank` is given and it searches no memory bank.
         ImageError
             If an image cannot be used.
         """
@@ -122,16 +123,16 @@ class Inspector:
             raise UsageError("`product` must be a name, got an empty one")
         if not 0 <= margin <= MAX_MARGIN:  # NaN fails too
             raise UsageError(f"`margin` must be 0 to {MAX_MARGIN:g}, got {margin}")
-        if text_name is None:
-            known = self.bundle.manifest.text.names
+        known = self.bundle.manifest.condition.names
+        if text_name is None and known:
             text_name = product if product in known else DEFAULT_TEXT_NAME
         profile = enroll_references(
             self._backend,
             self.bundle.manifest,
             self._prepare_all(images),
             product,
-            self.bundle.text_vectors(text_name),
-            text_name,
+            None if text_name is None else self.bundle.condition_of_word(text_name),
+            text_name or "",
             margin,
             progress,
             further=self._pixels(further),
@@ -237,7 +238,7 @@ class Inspector:
         resized = self.bundle.manifest.preprocessing(pixels)
         measures = picture_measures(resized)
         clock.append(perf_counter_ns())
-        encoding = self._backend.encode(resized, profile.text)
+        encoding = self._backend.encode(resized, profile.condition)
         clock.append(perf_counter_ns())
         result = self.judge(encoding, profile, (pixels.shape[0], pixels.shape[1]))
         stages_ms = _milliseconds(("preprocess", "encode"), clock)
@@ -245,7 +246,7 @@ class Inspector:
         return dataclasses.replace(result, measures=measures, stages_ms=stages_ms)
 
     def judge(self, encoding: Encoding, profile: Profile, size: tuple[int, int]) -> Result:
-        """Search the memory banks and decide; `inspect` without preprocessing and encoder.
+        """Search the memory banks, where there are any, and decide; the second half of `inspect`.
 
         Parameters
         ----------
@@ -265,14 +266,15 @@ class Inspector:
         clock = [perf_counter_ns()]
         nearest = [
             self._backend.search(stage, features, bank)
-            for stage, (features, bank) in enumerate(zip(encoding.features, banks, strict=True))
+            for stage, (features, bank) in enumerate(zip(encoding.features, banks, strict=False))
         ]
         clock.append(perf_counter_ns())
-        grids = [stage.grid for stage in manifest.stages]
+        grids = [stage.grid for stage in manifest.stages[: len(banks)]]
         anomaly_map = fuse_maps(
-            nearest, grids, encoding.text_map, manifest.text.weight, manifest.distance
+            nearest, grids, encoding.map, manifest.map.weight, manifest.distance
         )
-        score = image_score(float(anomaly_map.max()), encoding.text_score, profile.peak_scale)
+        value = map_statistic(anomaly_map, manifest.score.statistic)
+        score = image_score(value, encoding.score, profile.peak_scale)
         limits = profile.threshold
         regions = find_regions(anomaly_map, limits.pixel_value, size)
         features = [self._backend.download(handle) for handle in encoding.features]
@@ -284,7 +286,7 @@ class Inspector:
             threshold=limits.value,
             anomaly_map=anomaly_map,
             regions=regions,
-            text_score=encoding.text_score,
+            text_score=encoding.score,
             stages_ms=_milliseconds(("search", "finish"), clock),
             review_threshold=limits.review if limits.review < limits.value else None,
             warning=_product_warning(float(apart.sum(axis=0).min()), profile),
@@ -306,8 +308,8 @@ class Inspector:
             self.bundle.manifest,
             references,
             profile.product,
-            profile.text,
-            profile.text_name,
+            profile.condition,
+            profile.condition_name,
             settings.pop("margin", None) or 0.0,
             progress,
             further=self._pixels(further),

@@ -30,7 +30,7 @@ class ParityLimits:
         Largest absolute difference of a feature.
     cosine : float
         Smallest mean cosine of a stage's features.
-    text_map, anomaly_map, score : float or None
+    encoder_map, anomaly_map, score : float or None
         Largest absolute differences.
     map_shift, score_shift : float
         See the module.
@@ -44,7 +44,7 @@ class ParityLimits:
 
     features: float | None = 1e-4
     cosine: float = 0.99999
-    text_map: float | None = 1e-3
+    encoder_map: float | None = 1e-3
     anomaly_map: float | None = 1e-3
     score: float | None = 1e-3
     map_shift: float = 0.01
@@ -70,7 +70,7 @@ class ParityLimits:
 _REDUCED = ParityLimits(
     features=None,
     cosine=0.9995,
-    text_map=None,
+    encoder_map=None,
     anomaly_map=None,
     score=None,
     map_shift=0.05,
@@ -107,7 +107,7 @@ class ParityReport:
         Whether every resized image is equal to the last bit.
     feature_max_diff, feature_min_cosine, feature_mean_cosine : tuple of S floats
         Per stage.
-    text_map_max_diff, text_score_max_diff, map_max_diff, score_max_diff : float
+    encoder_map_max_diff, encoder_score_max_diff, map_max_diff, score_max_diff : float
     map_shift, score_shift : float
         See the module.
     rank_correlation, auroc_diff : float
@@ -126,8 +126,8 @@ class ParityReport:
     feature_max_diff: tuple[float, ...]
     feature_min_cosine: tuple[float, ...]
     feature_mean_cosine: tuple[float, ...]
-    text_map_max_diff: float
-    text_score_max_diff: float
+    encoder_map_max_diff: float
+    encoder_score_max_diff: float
     map_max_diff: float
     score_max_diff: float
     map_shift: float
@@ -202,8 +202,8 @@ def find_failures(report: ParityReport) -> tuple[str, ...]:
                 f"{limits.cosine} must be (smallest {smallest:.5f})"
             )
     for name, value, limit in (
-        ("text map", report.text_map_max_diff, limits.text_map),
-        ("text score", report.text_score_max_diff, limits.score),
+        ("encoder's map", report.encoder_map_max_diff, limits.encoder_map),
+        ("encoder's score", report.encoder_score_max_diff, limits.score),
         ("anomaly map", report.map_max_diff, limits.anomaly_map),
         ("score", report.score_max_diff, limits.score),
         ("AUROC", report.auroc_diff, limits.auroc),

@@ -50,6 +50,17 @@ def golden_profile(precision: str) -> str:
     return f"golden/profile.{precision}.safetensors"
 
 
+def golden_condition(bundle: Bundle) -> NDArray[np.float32]:
+    """Return the condition of the golden images, to run an encoder where there is no profile.
+
+    Raises
+    ------
+    BundleError, ProfileError
+        If the golden profile is missing or damaged.
+    """
+    return _load_golden(bundle, bundle.manifest.precision).condition
+
+
 def verify_bundle(
     bundle: Bundle,
     backend: Backend,
@@ -75,10 +86,9 @@ def verify_bundle(
         If the golden files are damaged.
     """
     precision = bundle.manifest.precision
-    # the manifest vouches for these, no signature of their own
-    profile = Profile.load(bundle.file(golden_profile(precision)), trusted=())
+    profile = _load_golden(bundle, precision)
     profile.require_bundle(bundle.manifest)
-    fp32 = Profile.load(bundle.file(golden_profile(DEFAULT_PRECISION)), trusted=())
+    fp32 = _load_golden(bundle, DEFAULT_PRECISION)
     checks = [] if checks is None else checks
     comparison = _Comparison(bundle, backend, profile)
     for index, name in enumerate(_golden_images(bundle)):
@@ -97,8 +107,8 @@ def verify_bundle(
         feature_max_diff=tuple(comparison.feature_diff),
         feature_min_cosine=tuple(float(c.min()) for c in comparison.cosines()),
         feature_mean_cosine=tuple(float(c.mean()) for c in comparison.cosines()),
-        text_map_max_diff=comparison.text_map_diff,
-        text_score_max_diff=comparison.text_score_diff,
+        encoder_map_max_diff=comparison.encoder_map_diff,
+        encoder_score_max_diff=comparison.encoder_score_diff,
         map_max_diff=comparison.map_diff,
         score_max_diff=score_diff,
         map_shift=_share(comparison.map_diff, map_to_threshold),
@@ -130,7 +140,7 @@ class _Comparison:
         self._cosines: list[list[NDArray[np.float64]]] = [[] for _ in range(n_stages)]
         self.feature_diff = [0.0] * n_stages
         self.resize_equal = True
-        self.text_map_diff = self.text_score_diff = self.map_diff = 0.0
+        self.encoder_map_diff = self.encoder_score_diff = self.map_diff = 0.0
 
     def check(self, index: int, name: str) -> GoldenCheck:
         """Run one golden image and take its differences in."""
@@ -143,7 +153,7 @@ class _Comparison:
         if golden.shape != resized.shape or golden.dtype != np.uint8:
             raise BundleError(f"golden answer `resized_{index}` must be uint8 {resized.shape}")
         self.resize_equal &= np.array_equal(resized, golden)
-        encoding = self._backend.encode(golden, self._profile.text)
+        encoding = self._backend.encode(golden, self._profile.condition)
         if any(key.startswith("features_") and key.endswith(f"_{index}") for key in self._expected):
             for stage, handle in enumerate(encoding.features):
                 features = self._backend.download(handle)
@@ -152,10 +162,11 @@ class _Comparison:
                 self.feature_diff[stage] = max(self.feature_diff[stage], diff)
                 self._cosines[stage].append(row_cosines(features, answer))
         result = self._inspector.judge(encoding, self._profile, golden.shape[:2])
-        self.text_map_diff = max(self.text_map_diff, max_diff(encoding.text_map, want("text_map")))
-        if encoding.text_score is not None:
-            diff = max_diff(np.array([encoding.text_score]), want("text_score"))
-            self.text_score_diff = max(self.text_score_diff, diff)
+        diff = max_diff(encoding.map, want("encoder_map"))
+        self.encoder_map_diff = max(self.encoder_map_diff, diff)
+        if encoding.score is not None:
+            diff = max_diff(np.array([encoding.score]), want("encoder_score"))
+            self.encoder_score_diff = max(self.encoder_score_diff, diff)
         self.map_diff = max(self.map_diff, max_diff(result.anomaly_map, want("map")))
         score = want("score")
         if score.shape != (1,):
@@ -178,6 +189,11 @@ class _Comparison:
         if name not in self._expected:
             raise BundleError(f"golden answers must hold `{name}`; copy the bundle again")
         return self._expected[name]
+
+
+def _load_golden(bundle: Bundle, precision: str) -> Profile:
+    # the manifest vouches for it, no signature of its own
+    return Profile.load(bundle.file(golden_profile(precision)), trusted=())
 
 
 def _golden_images(bundle: Bundle) -> list[str]:

@@ -78,28 +78,29 @@ class OnnxRuntimeBackend:
         scorer_threads = 1 if on_cpu else threads
         self._scorers = [_load(bundle, name, provider, scorer_threads) for name in manifest.scorers]
         self._feature_names = [f"features_{stage}" for stage in range(len(manifest.stages))]
-        self._has_text_score = manifest.text.has_text_tower
+        self._condition_name, self._map_name = manifest.condition.input, manifest.map.output
+        self._score_name = manifest.score.output
         self._start = [
             self._to_device(np.full(stage.n_tokens, _BELOW_ANY_COSINE, np.float32))
-            for stage in manifest.stages
+            for stage in manifest.stages[: len(manifest.scorers)]
         ]
 
-    def encode(self, image: NDArray[np.uint8], text: NDArray[np.float32]) -> Encoding:
-        """Encode an image [H,W,3], uint8, with text vectors [C,2], float32."""
+    def encode(self, image: NDArray[np.uint8], condition: NDArray[np.float32]) -> Encoding:
+        """Encode an image [H,W,3], uint8, with a condition of the manifest's shape, float32."""
         with _named_errors("the encoder"):
             binding = self._encoder.io_binding()
             binding.bind_cpu_input("image", np.ascontiguousarray(image)[None])
-            binding.bind_cpu_input("text", np.ascontiguousarray(text))
+            binding.bind_cpu_input(self._condition_name, np.ascontiguousarray(condition))
             for name in self._feature_names:
                 binding.bind_output(name, self._device)
-            binding.bind_output("text_map", "cpu")
-            if self._has_text_score:
-                binding.bind_output("text_score", "cpu")
+            binding.bind_output(self._map_name, "cpu")
+            if self._score_name is not None:
+                binding.bind_output(self._score_name, "cpu")
             self._encoder.run_with_iobinding(binding)
             outputs = binding.get_outputs()
         n_stages = len(self._feature_names)
-        text_score = float(outputs[n_stages + 1].numpy()[0]) if self._has_text_score else None
-        return Encoding(tuple(outputs[:n_stages]), outputs[n_stages].numpy()[0], text_score)
+        score = None if self._score_name is None else float(outputs[n_stages + 1].numpy()[0])
+        return Encoding(tuple(outputs[:n_stages]), outputs[n_stages].numpy()[0], score)
 
     def upload_bank(self, bank: NDArray[np.float32]) -> list[Any]:
         """Put a memory bank [M_s,C_s] on the device in chunks of rows."""

@@ -102,7 +102,8 @@ class TensorRTBackend:
     def _open_scorers(self, flavour: Flavour, engines: ChosenEngines) -> list[TensorRTEngine]:
         opened: dict[Any, TensorRTEngine] = {}
         scorers = []
-        for stage, built in zip(self._manifest.stages, engines.scorers, strict=True):
+        searched = self._manifest.stages[: len(self._manifest.scorers)]
+        for stage, built in zip(searched, engines.scorers, strict=True):
             tensors = scorer_tensors(stage.n_tokens, stage.width, BANK_ROWS)
             if built.path not in opened:
                 scorer = TensorRTEngine(flavour, self._runtime, built.path, tensors)
@@ -125,14 +126,14 @@ class TensorRTBackend:
         self._stream.device.to_device(self._start, start, self._stream.stream)
         self._stream.device.synchronize(self._stream.stream)
 
-    def encode(self, image: NDArray[np.uint8] | Any, text: NDArray[np.float32]) -> Encoding:
-        """Encode an image [H,W,3], uint8, with text vectors [C,2], float32.
+    def encode(self, image: NDArray[np.uint8] | Any, condition: NDArray[np.float32]) -> Encoding:
+        """Encode an image [H,W,3], uint8, with a condition of the manifest's shape, float32.
 
         Parameters
         ----------
         image : ndarray, or object with ``__cuda_array_interface__`` of version 3
             On the GPU it is copied within it, once the stream that it names has come so far.
-        text : ndarray
+        condition : ndarray
 
         Raises
         ------
@@ -144,23 +145,25 @@ class TensorRTBackend:
         on_gpu = hasattr(image, "__cuda_array_interface__")
         shape: Any = self._tensors["image"].shape[1:]
         staged = read_device_image(image, shape) if on_gpu else self._fitting(image, shape, "uint8")
-        text = self._fitting(text, self._tensors["text"].shape, "float32")
+        manifest = self._manifest
+        condition = self._fitting(condition, manifest.condition.shape, "float32")
         with self._stream.working("run the encoder"):
             lease = self._encoder.take_slot(self)
             with self._stream.timed("encode"):
                 self._encoder.stage_image(staged)
-                self._encoder.stage_text(text)
+                self._encoder.stage_condition(manifest.condition.input, condition)
                 self._encoder.run(lease.slot)
-            text_map = self._encoder.read("text_map")[0]
-            has_score = self._manifest.text.has_text_tower
-            text_score = float(self._encoder.read("text_score")[0]) if has_score else None
-        stages = range(len(self._manifest.stages))
+            encoder_map = self._encoder.read(manifest.map.output)[0]
+            name = manifest.score.output
+            score = None if name is None else float(self._encoder.read(name)[0])
+        stages = range(len(manifest.stages))
         features = tuple(self._encoder.array(f"features_{stage}", lease) for stage in stages)
-        return Encoding(features, text_map, text_score)
+        return Encoding(features, encoder_map, score)
 
-    def text_map_on_device(self, encoding: Encoding) -> DeviceArray:
-        """Return an encoding's text map (1, H, W), float32, where the GPU has it."""
-        return self._encoder.array("text_map", self._own(encoding.features[0]).lease)
+    def map_on_device(self, encoding: Encoding) -> DeviceArray:
+        """Return an encoding's map (1, H, W), float32, where the GPU has it."""
+        lease = self._own(encoding.features[0]).lease
+        return self._encoder.array(self._manifest.map.output, lease)
 
     def upload_bank(self, bank: NDArray[np.float32]) -> DeviceBank:
         """Put a memory bank [M_s,C_s] on the device; it leaves when its handle goes.

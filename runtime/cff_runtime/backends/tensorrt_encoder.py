@@ -133,9 +133,9 @@ class Encoder:
         else:
             self._stage("image", image)
 
-    def stage_text(self, text: NDArray[np.float32]) -> None:
-        """Put text vectors [C,2] on the stream."""
-        self._stage("text", text)
+    def stage_condition(self, name: str, condition: NDArray[np.float32]) -> None:
+        """Put the condition, which the input `name` takes, on the stream."""
+        self._stage(name, condition)
 
     def run(self, slot: _Slot) -> None:
         """Put the encoder and the copies of its small outputs on the stream."""

@@ -70,13 +70,13 @@ def encoder_tensors(manifest: Manifest) -> dict[str, Tensor]:
     height, width = manifest.preprocessing.height, manifest.preprocessing.width
     tensors = {
         "image": Tensor((1, height, width, 3), "UINT8", True),
-        "text": Tensor((manifest.joint_dim, 2), "FLOAT", True),
+        manifest.condition.input: Tensor(manifest.condition.shape, "FLOAT", True),
     }
     for stage, info in enumerate(manifest.stages):
         tensors[f"features_{stage}"] = Tensor((1, info.n_tokens, info.width), "FLOAT", False)
-    tensors["text_map"] = Tensor((1, height, width), "FLOAT", False)
-    if manifest.text.has_text_tower:
-        tensors["text_score"] = Tensor((1,), "FLOAT", False)
+    tensors[manifest.map.output] = Tensor((1, height, width), "FLOAT", False)
+    if manifest.score.output is not None:
+        tensors[manifest.score.output] = Tensor((1,), "FLOAT", False)
     return tensors
 
 

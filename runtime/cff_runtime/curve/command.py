@@ -120,13 +120,14 @@ def _build(arguments: argparse.Namespace, shots: Sequence[int]) -> "tuple[Galler
         tell(f"note: {arguments.limit} of {len(good)} good parts are used, see `--limit`")
         good = [good[index] for index in chosen]
     bundle = Bundle.open(arguments.bundle, arguments.precision)
-    text = bundle.text_vectors(arguments.text_name or DEFAULT_TEXT_NAME)
+    word = arguments.text_name or (DEFAULT_TEXT_NAME if bundle.manifest.condition.names else None)
+    condition = None if word is None else bundle.condition_of_word(word)
     backend = open_backend(arguments.backend, bundle, backend_options(arguments))
     failed: list[Path] = []
     parts = list(_load(good, bundle.manifest, failed))
     usable_shots(shots, len(parts))  # before hours of encoding
     progress, n_done = show_progress("encoded"), 0
-    total = n_encodings(len(parts), len(defective))
+    total = n_encodings(bundle.manifest, len(parts), len(defective))
 
     def encoded() -> None:
         nonlocal n_done
@@ -134,7 +135,8 @@ def _build(arguments: argparse.Namespace, shots: Sequence[int]) -> "tuple[Galler
         progress(n_done, total)
 
     defects = _load(defective, bundle.manifest, failed)
-    return build_gallery(backend, bundle.manifest, parts, defects, text, encoded), len(failed)
+    gallery = build_gallery(backend, bundle.manifest, parts, defects, condition, encoded)
+    return gallery, len(failed)
 
 
 def _load(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cff_runtime.curve.gallery import Gallery
+from cff_runtime.curve.gallery import Gallery, Probe
 from cff_runtime.finishing import image_score, peak_scale_of
 from cff_runtime.thresholds import choose_threshold
 
@@ -101,26 +101,32 @@ def run_trial(gallery: Gallery, references: Sequence[int], margin: float) -> Tri
     margin : float
         Of the threshold.
     """
-    peaks, text_scores = [], []
+    answers = []
     for index in references:
         if len(references) > 1:
             others = [other for other in references if other != index]
-            peaks.append(gallery.peak(gallery.good[index], others))
-            text_scores.append(gallery.good[index].text_score)
+            answers.append(gallery.answer(gallery.good[index], others))
     for index in references:
         others = [other for other in references if other != index] or [index]
         for probe in gallery.augmented[index]:
-            peaks.append(gallery.peak(probe, others, is_augmented=True))
-            text_scores.append(probe.text_score)
+            answers.append(gallery.answer(probe, others, is_augmented=True))
+    peaks = [answer.peak for answer in answers]
     scale = peak_scale_of(peaks)
-    scores = [image_score(*pair, scale) for pair in zip(peaks, text_scores, strict=True)]
-    threshold = choose_threshold(scores, peaks, len(references), margin)
+    threshold = choose_threshold(
+        [image_score(answer.value, answer.score, scale) for answer in answers],
+        peaks,
+        len(references),
+        margin,
+        has_encoder_score=gallery.manifest.score.output is not None,
+    )
+
+    def score(probe: Probe) -> float:
+        answer = gallery.answer(probe, references)
+        return image_score(answer.value, answer.score, scale)
+
     good = np.full(len(gallery.good), np.nan)
     for index, probe in enumerate(gallery.good):
         if index not in references:
-            good[index] = image_score(gallery.peak(probe, references), probe.text_score, scale)
-    defective = [
-        image_score(gallery.peak(probe, references), probe.text_score, scale)
-        for probe in gallery.defective
-    ]
+            good[index] = score(probe)
+    defective = [score(probe) for probe in gallery.defective]
     return Trial(threshold.value, good, np.array(defective, np.float64))

@@ -90,8 +90,10 @@ class Planner:
         self._images = list(images) or list(profile.reference_images)
         self._seconds = seconds
         self._tell = tell
-        stages = bundle.manifest.stages
-        self._n_full = tuple(profile.n_references * stage.n_tokens for stage in stages)
+        manifest = bundle.manifest
+        self._searched = manifest.stages[: len(manifest.scorers)]
+        self._n_full = tuple(profile.n_references * stage.n_tokens for stage in self._searched)
+        self._most_rows = max(self._n_full, default=1)  # without a bank: nothing to leave out
 
     def plan(self, budget: Budget, precisions: Sequence[str] = ()) -> Plan:
         """Choose the largest bank and, of precisions that allow as much, the fastest.
@@ -128,9 +130,9 @@ class Planner:
         """Time a precision with banks of several sizes."""
         self._tell(f"measuring {precision}")
         opened = self._open(self._bundle.view(precision))
-        stages = opened.bundle.manifest.stages
+        stages = self._searched
         whole = self._whole_bank(opened)
-        sizes = [max(1, round(share * max(self._n_full))) for share in SHARES]
+        sizes = [max(1, round(share * self._most_rows)) for share in SHARES]
         taken = time_inspections(
             opened.inspector, [thin(whole, rows) for rows in sizes], self._images, self._seconds
         )
@@ -143,7 +145,7 @@ class Planner:
 
         whole_bank = summarize(taken[0], budget.percentile)
         candidate = Candidate(precision, whole_bank, time, memory, None)
-        return replace(candidate, max_rows=self._largest(candidate, max(self._n_full), budget))
+        return replace(candidate, max_rows=self._largest(candidate, self._most_rows, budget))
 
     def _largest(self, candidate: Candidate, most: int, budget: Budget) -> int | None:
         return largest_rows(lambda n: candidate.fits(n, budget), self._least_rows(), most)
@@ -151,9 +153,9 @@ class Planner:
     def _whole_bank(self, opened: Opened) -> Profile:
         """Return the profile with its references' whole bank, as this precision sees them."""
         features = [
-            [opened.backend.download(handle) for handle in encoding.features]
+            [opened.backend.download(handle) for handle in encoding.features[: len(self._n_full)]]
             for encoding in (
-                opened.backend.encode(image, self._profile.text)
+                opened.backend.encode(image, self._profile.condition)
                 for image in self._profile.reference_images
             )
         ]
@@ -161,14 +163,15 @@ class Planner:
         return replace(self._profile, bundle_id=opened.bundle.manifest.id, banks=banks)
 
     def _least_rows(self) -> int:
-        return max(1, round(MIN_SHARE * max(self._n_full)))
+        return max(1, round(MIN_SHARE * self._most_rows))
 
     def _realize(self, plan: Plan, chosen: Candidate, budget: Budget) -> Plan:
         """Make the profile and measure it; with fewer rows again where it misses the budget."""
         opened = self._open(self._bundle.view(chosen.precision))
         rows = chosen.max_rows or self._least_rows()
         for attempt in range(_ATTEMPTS):
-            self._tell(f"enrolling again: {chosen.precision}, at most {rows} rows a stage")
+            least = f", at most {rows} rows a stage" if self._n_full else ""
+            self._tell(f"enrolling again: {chosen.precision}{least}")
             profile = self._enroll(opened, rows)
             plan = self._judge(replace(plan, chosen=chosen, profile=profile), opened, rows)
             if not plan.holds and plan.slowdown > MAX_SLOWDOWN:  # a busy moment, perhaps
@@ -206,19 +209,21 @@ class Planner:
         pairs = zip(self._profile.references, self._profile.reference_images, strict=True)
         settings = dict(self._profile.settings)
         settings.pop("max_bank", None)
-        is_whole = max_rows >= max(self._n_full)
+        is_whole = max_rows >= self._most_rows
         profile = enroll_references(
             opened.backend,
             opened.bundle.manifest,
             [ReferenceImage(*pair) for pair in pairs],
             self._profile.product,
-            self._profile.text,
-            self._profile.text_name,
+            self._profile.condition,
+            self._profile.condition_name,
             settings.pop("margin", None) or 0.0,
             wishes=settings,
             max_bank=None if is_whole else max_rows,
         )
-        details = {"precision": opened.bundle.manifest.precision, "max_bank": max_rows}
+        details: dict[str, object] = {"precision": opened.bundle.manifest.precision}
+        if self._n_full:
+            details["max_bank"] = max_rows
         return record(replace(profile, history=self._profile.history), "plan", details)
 
     def _fewer(self, plan: Plan, chosen: Candidate, rows: int, budget: Budget) -> int:

@@ -14,7 +14,8 @@ def write_report(plan: Plan) -> str:
 
 def _box(plan: Plan) -> Iterator[str]:
     p = plan.budget.percentile
-    yield f"whole bank, {_rows(plan.n_full)} rows; medians in ms"
+    bank = f"whole bank, {_rows(plan.n_full)} rows" if plan.n_full else "no memory bank"
+    yield f"{bank}; medians in ms"
     header = f"  {'precision':10}{'encode':>9}{'search':>9}{'rest':>9}{'total':>9}"
     yield f"{header}{f'p{p:g}':>9}{'n':>6}  rows a stage that hold"
     for candidate in plan.candidates:
@@ -24,7 +25,7 @@ def _box(plan: Plan) -> Iterator[str]:
         values = (steps["encode"], steps["search"], rest, whole.median_ms, whole.percentile_ms)
         cells = "".join(f"{value:9.1f}" for value in values)
         held = "none" if candidate.max_rows is None else f"{candidate.max_rows}"
-        if candidate.max_rows is not None and candidate.max_rows >= max(plan.n_full):
+        if candidate.max_rows is not None and candidate.max_rows >= max(plan.n_full, default=0):
             held = "all"
         yield f"  {candidate.precision:10}{cells}{whole.n:6}  {held}"
     for precision, reason in plan.refused.items():
@@ -38,7 +39,8 @@ def _outcome(plan: Plan) -> Iterator[str]:
     is_whole = plan.n_rows == plan.n_full
     bank = "the whole bank" if is_whole else f"{_rows(plan.n_rows)} of {_rows(plan.n_full)} rows"
     verb = "holds" if plan.holds else "MISSES"
-    yield f"{plan.chosen.precision} with {bank} {verb} {_budget(plan)}"
+    bank = f" with {bank}" if plan.n_full else ""
+    yield f"{plan.chosen.precision}{bank} {verb} {_budget(plan)}"
     p, measured = plan.budget.percentile, plan.measured
     yield (
         f"  time    p{p:g} {plan.predicted_ms or 0.0:.1f} ms predicted, "

@@ -142,7 +142,9 @@ def rescore(
     """
     for side in (old, new):
         side.profile.require_bundle(side.inspector.bundle.manifest)
-    shares = old.inspector is new.inspector and np.array_equal(old.profile.text, new.profile.text)
+    shares = old.inspector is new.inspector and np.array_equal(
+        old.profile.condition, new.profile.condition
+    )
     for path in images:
         try:
             image = load_image(path)
@@ -159,7 +161,7 @@ def rescore(
 
 def _judge_both(image: NDArray[np.uint8], old: Side, new: Side) -> tuple[Result, ...]:
     resized = old.inspector.bundle.manifest.preprocessing(image)
-    encoding = old.backend.encode(resized, old.profile.text)
+    encoding = old.backend.encode(resized, old.profile.condition)
     size = (image.shape[0], image.shape[1])
     return tuple(old.inspector.judge(encoding, side.profile, size) for side in (old, new))
 

@@ -5,8 +5,10 @@ A mapping that is kept in the profile as JSON:
 date          UTC, ISO 8601
 method        as `Threshold.method`
 n             how many ``references``, ``augmentations``, ``further`` good and ``defective`` parts
-scores        ``references`` (left out), ``augmentations``, ``further``, ``defective``; with a text
-              tower also ``further_peaks``, map maxima
+scores        ``references`` (left out), ``augmentations``, ``further``, ``defective``; where the
+              score is not the map's maximum also ``further_peaks``, map maxima
+score         what it is: ``maximum`` of the map, ``map`` for another statistic of it, or ``sum`` of
+              maximum and encoder's score
 data          sha256 of the preprocessed pixels of ``further`` and ``defective``, where known
 wishes        ``max_false_reject``, ``max_false_accept`` (null if not wished), ``confidence``
 risk          ``expected_false_rejects``, ``false_rejects`` and ``false_accepts`` (bounds that hold
@@ -27,9 +29,9 @@ LEFT_OUT = (
     "references are scored against the other references, which makes the bound pessimistic; it "
     "holds for the mean over enrolments and for a memory bank that was not compressed"
 )
-TEXT_APART = (
-    "text score and map are bounded each by itself, which doubles the bound until it rests on "
-    "further good parts"
+SUM_APART = (
+    "the encoder's score and the map are bounded each by itself, which doubles the bound until it "
+    "rests on further good parts"
 )
 SAME_PROFILE = (
     "further parts are scored with this memory bank and are in it neither now nor later; after a "
@@ -77,11 +79,11 @@ class Evidence:
     further, defective : tuple of float
         Of further good parts and of defective ones, never in the memory bank.
     further_peaks : tuple of float
-        Map maxima of further good parts; they count with a text tower.
+        Map maxima of further good parts; they count where the score is not the maximum.
     hashes : mapping of str to sequence of str
         sha256 of the preprocessed pixels of ``further`` and ``defective``, where known.
-    has_text_score : bool
-        Whether a text tower has a share in the scores.
+    of_maximum, is_sum : bool
+        Whether the scores are the maps' maxima, and whether the encoder's have a share in them.
     """
 
     references: tuple[float, ...]
@@ -90,7 +92,33 @@ class Evidence:
     defective: tuple[float, ...] = ()
     further_peaks: tuple[float, ...] = ()
     hashes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    has_text_score: bool = False
+    of_maximum: bool = True
+    is_sum: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        scores: Sequence[float],
+        n_parts: int,
+        further: Sequence[float],
+        further_peaks: Sequence[float],
+        defects: Sequence[float],
+        hashes: Mapping[str, Sequence[str]] | None,
+        of_maximum: bool,
+        is_sum: bool,
+    ) -> "Evidence":
+        """Part the references' scores: those left out come first, if K > 1."""
+        n_left_out = n_parts if n_parts > 1 else 0
+        return cls(
+            references=tuple(scores[:n_left_out]),
+            augmentations=tuple(scores[n_left_out:]),
+            further=tuple(further),
+            defective=tuple(defects),
+            further_peaks=tuple(further_peaks),
+            hashes=hashes or {},
+            of_maximum=of_maximum,
+            is_sum=is_sum,
+        )
 
 
 def make_card(
@@ -122,13 +150,14 @@ def make_card(
         "defective": list(evidence.defective),
     }
     counts = {name: len(values) for name, values in scores.items()}
-    if evidence.has_text_score:
+    if not evidence.of_maximum:
         scores["further_peaks"] = list(evidence.further_peaks)
     return {
         "date": at or now(),
         "method": method,
         "n": {**counts, "references": n_references},
         "scores": scores,
+        "score": "sum" if evidence.is_sum else "maximum" if evidence.of_maximum else "map",
         "data": {name: list(hashes) for name, hashes in evidence.hashes.items()},
         "wishes": dict(wishes),
         "risk": {
@@ -152,8 +181,8 @@ def _assumptions(method: str, evidence: Evidence, risk: Risk) -> list[str]:
         said.append(SAME_PROFILE)
     elif evidence.references:
         said.append(LEFT_OUT)
-        if evidence.has_text_score:
-            said.append(TEXT_APART)
+        if evidence.is_sum:
+            said.append(SUM_APART)
     if method == "by-hand":
         said.append(IN_SIGHT)
     if risk.false_accepts is not None:

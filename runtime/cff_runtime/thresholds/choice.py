@@ -7,8 +7,8 @@ there is no other bank: only its augmentations are scored, against its own bank.
 
 Without further parts a rule of thumb sets the threshold (`cff_runtime.thresholds.rule`); with K > 1
 it is never below the largest score of a reference left out, so that equation (3) of
-`cff_runtime.thresholds.bounds` promises expected false rejects of at most 1 / (K + 1). With a text
-tower it is never below the limit of equation (4), for 2 / (K + 1).
+`cff_runtime.thresholds.bounds` promises expected false rejects of at most 1 / (K + 1). Where the
+encoder gives a score it is never below the limit of equation (4), for 2 / (K + 1).
 
 Further good parts, scored like any later part, carry a bound of their own, equations (1) and (2):
 the threshold is the largest of their scores or, if a wish `max_false_reject` permits, the lowest of
@@ -67,21 +67,22 @@ def choose_threshold(
     confidence: float = DEFAULT_CONFIDENCE,
     hashes: Mapping[str, Sequence[str]] | None = None,
     at: str | None = None,
+    has_encoder_score: bool = True,
 ) -> Threshold:
     """Set the thresholds from the scores and map maxima of good parts; see the module.
 
     Parameters
     ----------
     scores, peaks : sequence of float
-        Of the references left out (if K > 1), then of the augmentations. Equal without a text
-        tower.
+        Of the references left out (if K > 1), then of the augmentations. Equal where the score is
+        the map's maximum.
     n_parts : int
         K.
     margin : float
         Of the rule of thumb; raises the threshold.
     further, further_peaks : sequence of float
-        Scores and map maxima of good parts that are not in the memory bank. The maxima are needed
-        with a text tower only.
+        Scores and map maxima of good parts that are not references. The maxima are needed where
+        the score is not the map's maximum.
     defects : sequence of float
         Scores of defective parts.
     max_false_reject, max_false_accept : float, optional
@@ -92,6 +93,9 @@ def choose_threshold(
         sha256 of the images of ``further`` and ``defective`` parts, for the card.
     at : str, optional
         Date of the card; now if not given.
+    has_encoder_score : bool
+        Whether scores that are not the maxima are so because the encoder gives one, and not
+        because they are another statistic of the map.
 
     Raises
     ------
@@ -117,12 +121,15 @@ def choose_threshold(
             "`max_false_accept` must come with scores of defective parts, got none; "
             "give their images (`--defects`)"
         )
-    has_text_score = scores != peaks
-    evidence = _evidence(scores, n_parts, further, further_peaks, defects, hashes, has_text_score)
+    of_maximum = scores == peaks
+    is_sum = has_encoder_score and not of_maximum
+    evidence = Evidence.of(
+        scores, n_parts, further, further_peaks, defects, hashes, of_maximum, is_sum
+    )
     low, expected = default_limit(scores, n_parts, margin), 1.0
     if n_parts > 1:
-        expected = (2.0 if has_text_score else 1.0) / (n_parts + 1)
-        if has_text_score:
+        expected = (2.0 if is_sum else 1.0) / (n_parts + 1)
+        if is_sum:
             low = max(low, text_apart_limit(scores[:n_parts], peaks[:n_parts], peaks))
     if further:
         reject = _from_further(low, expected, further, n_parts, max_false_reject, confidence)
@@ -131,7 +138,7 @@ def choose_threshold(
     accept = _from_defects(defects, max_false_accept, confidence)
     value, review, statement = _combine(reject, accept, max_false_reject is not None, evidence)
     pixel_value = review
-    if has_text_score:
+    if not of_maximum:
         pixel_value = (
             rank_largest(further_peaks, min(reject.rank, len(further_peaks)))
             if further_peaks
@@ -171,27 +178,6 @@ def _finite(name: str, values: Sequence[float]) -> tuple[float, ...]:
         if not math.isfinite(value):
             raise UsageError(f"`{name}` must be finite, got {value}; run `cff-run verify`")
     return plain
-
-
-def _evidence(
-    scores: Sequence[float],
-    n_parts: int,
-    further: Sequence[float],
-    further_peaks: Sequence[float],
-    defects: Sequence[float],
-    hashes: Mapping[str, Sequence[str]] | None,
-    has_text_score: bool,
-) -> Evidence:
-    n_left_out = n_parts if n_parts > 1 else 0
-    return Evidence(
-        references=tuple(scores[:n_left_out]),
-        augmentations=tuple(scores[n_left_out:]),
-        further=tuple(further),
-        defective=tuple(defects),
-        further_peaks=tuple(further_peaks),
-        hashes=hashes or {},
-        has_text_score=has_text_score,
-    )
 
 
 def _from_references(

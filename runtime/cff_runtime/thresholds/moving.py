@@ -2,7 +2,8 @@
 
 The person sees the scores, so that the rank is not fixed beforehand and the bounds of
 `upper_share_in_sight` apply. From references alone only what lies at or above their largest score
-(with a text tower, the limit of equation (4) of `bounds`) keeps a promise, the same as before.
+(where the encoder gives a score, the limit of equation (4) of `bounds`) keeps a promise, the same
+as before.
 """
 
 import dataclasses
@@ -82,7 +83,7 @@ def move_threshold(
         threshold,
         value=value,
         review=review,
-        pixel_value=threshold.pixel_value if evidence.has_text_score else review,
+        pixel_value=review if evidence.of_maximum else threshold.pixel_value,
         method=BY_HAND,
         expected_false_rejects=risk.expected_false_rejects,
         statement=statement,
@@ -117,6 +118,7 @@ def hashes_of(threshold: Threshold) -> dict[str, list[str]]:
 
 
 def _evidence_of(threshold: Threshold) -> Evidence:
+    of_maximum = threshold.scores == threshold.peaks
     return Evidence(
         references=threshold.reference_scores,
         augmentations=threshold.augmentation_scores,
@@ -124,7 +126,8 @@ def _evidence_of(threshold: Threshold) -> Evidence:
         defective=threshold.card_scores("defective"),
         further_peaks=threshold.card_scores("further_peaks"),
         hashes=hashes_of(threshold),
-        has_text_score=threshold.scores != threshold.peaks,
+        of_maximum=of_maximum,
+        is_sum=not of_maximum and threshold.card.get("score") != "map",
     )
 
 
@@ -133,7 +136,7 @@ def _kept_promise(threshold: Threshold, evidence: Evidence, value: float) -> flo
     n = threshold.n_parts
     if n < 2 or value < max(evidence.references):
         return 1.0
-    if not evidence.has_text_score:
+    if not evidence.is_sum:
         return 1.0 / (n + 1)
     limit = text_apart_limit(evidence.references, threshold.peaks[:n], threshold.peaks)
     return 2.0 / (n + 1) if value >= limit else 1.0

@@ -49,11 +49,11 @@ def text_apart_limit(
     Parameters
     ----------
     scores, peaks : sequence of float
-        Image scores and map maxima of the references left out, with a text tower. The text scores
-        follow from them, as `cff_runtime.finishing.image_score` puts both together.
+        Image scores and map maxima of the references left out, where the encoder gives a score.
+        Its scores follow from them, as `cff_runtime.finishing.image_score` puts both together.
     all_peaks : sequence of float
         Map maxima that set the scale, those of the augmentations too.
     """
     scale = peak_scale_of(all_peaks)
-    text = max(2.0 * score - scale * peak for score, peak in zip(scores, peaks, strict=True))
-    return 0.5 * (text + scale * max(peaks))
+    largest = max(2.0 * score - scale * peak for score, peak in zip(scores, peaks, strict=True))
+    return 0.5 * (largest + scale * max(peaks))

@@ -8,7 +8,7 @@ from cff_runtime.errors import ProfileError
 from cff_runtime.jsonfields import take, take_floats
 from cff_runtime.result import Verdict
 
-# no score comes near: a stage adds at most log(201), the text map its weight
+# no score comes near: a stage adds at most log(201), CFF's text map its weight
 MAX_THRESHOLD = 1e6
 
 
@@ -22,7 +22,7 @@ class Threshold:
         A part with a larger image score is rejected.
     pixel_value : float
         Map values above it form regions. It belongs to `review`: every part that does not pass
-        shows where (without a text tower, where the image score is the map's maximum).
+        shows where (where the image score is the map's maximum).
     method : str
         ``leave-one-image-out``, ``self-augmentation`` (K = 1), ``further-parts`` or ``by-hand``.
     n_parts : int
