@@ -50,24 +50,30 @@ class ConformanceSet:
         }
 
     def bundle_answers(self, name: str) -> Tensors:
-        """Return what a bundle answers, with the text vectors of the class word ``object``."""
+        """Return what a bundle answers with the class word ``object``.
+
+        Where the condition is of a reference, with zeros, and only what is the same with any.
+        """
         bundle = self.bundles[name]
         found: Tensors = {}
         for image in self.cases["bundles"][name]["images"]:
-            encoding = bundle.encode(image, "object")
+            encoding = bundle.encode(image, bundle.first_condition("object"))
             found[f"{image}.resized"] = bundle.resized(image)
             for stage, rows in enumerate(encoding.features):
                 found[f"{image}.features_{stage}"] = rows.astype(np.float32)
-            found[f"{image}.text_map"] = encoding.text_map.astype(np.float32)
-            if encoding.text_score is not None:
-                found[f"{image}.text_score"] = np.array([encoding.text_score], np.float32)
+            if bundle.is_of_reference:
+                continue
+            found[f"{image}.encoder_map"] = encoding.map.astype(np.float32)
+            if encoding.score is not None:
+                found[f"{image}.encoder_score"] = np.array([encoding.score], np.float32)
         return found
 
     def enroll(self, name: str) -> Enrolment:
         """Return the enrolment that a profile is made of."""
         entry = self.cases["profiles"][name]
         bundle, how = self.bundles[entry["bundle"]], entry["enrolment"]
-        enroller = Enroller(bundle.encoder, bundle.manifest, bundle.text(how["text_name"]))
+        word = None if bundle.is_of_reference else bundle.first_condition(how["text_name"])
+        enroller = Enroller(bundle.encoder, bundle.manifest, word)
         references, further, defects = (
             [bundle.resized(image) for image in how[kind]]
             for kind in ("references", "further", "defects")
@@ -93,9 +99,11 @@ class ReferenceProfile:
 
     def __init__(self, facts: Facts, tensors: Tensors) -> None:
         self.facts = facts
-        n_stages = sum(name.startswith("bank_") for name in tensors)
-        self.banks = [tensors[f"bank_{s}"].astype(np.float64) for s in range(n_stages)]
+        n_banks = sum(name.startswith("bank_") for name in tensors)
+        self.banks = [tensors[f"bank_{s}"].astype(np.float64) for s in range(n_banks)]
+        n_stages = sum(name.startswith("mean_") for name in tensors)
         self.means = [tensors[f"mean_{s}"].astype(np.float64) for s in range(n_stages)]
+        self.condition = tensors["condition"]
 
 
 class ReferenceBundle:
@@ -104,37 +112,43 @@ class ReferenceBundle:
     def __init__(self, path: Path, images: dict[str, Image]) -> None:
         self.path = path
         self.manifest: Facts = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        self.encoder = Encoder(path / self.manifest["encoder"])
+        self.is_of_reference = self.manifest["condition"]["source"] == "reference"
+        self.encoder = Encoder(path / self.manifest["encoder"], self.manifest)
         self.grids = [(stage["grid"][0], stage["grid"][1]) for stage in self.manifest["stages"]]
         self._images = images
-        self._encodings: dict[tuple[str, str], Encoding] = {}
+        self._encodings: dict[tuple[str, bytes], Encoding] = {}
 
-    def text(self, word: str) -> NDArray[np.float32]:
-        """Return the text vectors of a class word."""
-        return load_file(self.path / self.manifest["text"]["file"])[word]
+    def first_condition(self, word: str) -> NDArray[np.float32]:
+        """Return the condition of a class word, or zeros where it is of a reference."""
+        condition = self.manifest["condition"]
+        if self.is_of_reference:
+            return np.zeros(condition["shape"], np.float32)
+        return load_file(self.path / condition["file"])[word]
 
     def resized(self, image: str) -> Image:
         """Return an image as the encoder sees it."""
         size = self.manifest["preprocessing"]
         return reference.resize(self._images[image], size["height"], size["width"])
 
-    def encode(self, image: str, word: str) -> Encoding:
-        """Return an image's encoding with the text vectors of a class word."""
-        if (image, word) not in self._encodings:
-            self._encodings[image, word] = self.encoder(self.resized(image), self.text(word))
-        return self._encodings[image, word]
+    def encode(self, image: str, condition: NDArray[np.float32]) -> Encoding:
+        """Return an image's encoding with a condition."""
+        key = image, condition.tobytes()
+        if key not in self._encodings:
+            self._encodings[key] = self.encoder(self.resized(image), condition)
+        return self._encodings[key]
 
     def inspect(self, image: str, profile: ReferenceProfile) -> tuple[Tensors, Facts]:
         """Return tensors and facts of one inspection."""
         facts = profile.facts
-        encoding = self.encode(image, facts["text_name"])
-        nearest = reference.search(encoding.features, profile.banks)
+        encoding = self.encode(image, profile.condition)
+        searched = encoding.features[: len(profile.banks)]
+        nearest = reference.search(searched, profile.banks)
         found = reference.distances(nearest, self.manifest["distance"])
-        weight = self.manifest["text"]["weight"]
-        values = reference.anomaly_map(found, self.grids, encoding.text_map, weight)
+        weight = self.manifest["map"]["weight"]
+        values = reference.anomaly_map(found, self.grids, encoding.map, weight)
         threshold = facts["threshold"]
-        peak = float(values.max())
-        score = reference.score_of(peak, encoding.text_score, facts["peak_scale"])
+        statistic = reference.statistic_of(values, self.manifest["score"]["statistic"])
+        score = reference.score_of(statistic, encoding.score, facts["peak_scale"])
         distance = reference.product_distance(
             reference.mean_features(encoding.features), profile.means
         )
@@ -142,12 +156,14 @@ class ReferenceBundle:
         size = self._images[image].shape
         regions = reference.find_regions(values, threshold["pixel_value"], (size[0], size[1]))
         tensors: Tensors = {"map": values.astype(np.float32)}
+        if self.is_of_reference:
+            tensors["encoder_map"] = encoding.map.astype(np.float32)
         for stage, (cosines, plane) in enumerate(zip(nearest, found, strict=True)):
             tensors[f"nearest_{stage}"] = cosines.astype(np.float32)
             tensors[f"distance_{stage}"] = plane.astype(np.float32)
         return tensors, {
             "score": score,
-            "text_score": encoding.text_score,
+            "text_score": encoding.score,
             "verdict": reference.verdict_of(score, threshold["value"], threshold["review"]),
             "regions": [asdict(region) for region in regions],
             "product_distance": distance,
@@ -174,11 +190,13 @@ def make_profile(cases: ConformanceSet, name: str) -> tuple[Tensors, Facts]:
     pixels = [bundle.resized(image) for image in how["references"]]
     tensors: Tensors = {f"bank_{s}": bank for s, bank in enumerate(enrolment.banks)}
     tensors |= {f"mean_{s}": rows for s, rows in enumerate(enrolment.means)}
-    tensors |= {"text": bundle.text(how["text_name"]), "references": np.stack(pixels)}
+    tensors |= {"condition": enrolment.condition, "references": np.stack(pixels)}
     found, n_references = enrolment.facts, len(pixels)
+    names = [Path(cases.cases["images"][image]).name for image in how["references"]]
+    condition_name = how["text_name"] if enrolment.template is None else names[enrolment.template]
     encoder_hash = manifest["files"][manifest["encoder"]]["sha256"]
     facts = {
-        "schema_version": 2,
+        "schema_version": 3,
         "product": how["product"],
         "bundle_id": manifest["id"],
         "origin": {
@@ -186,16 +204,17 @@ def make_profile(cases: ConformanceSet, name: str) -> tuple[Tensors, Facts]:
             "encoder_sha256": hashlib.sha256(encoder_hash.encode()).hexdigest(),
             "preprocessing": manifest["preprocessing"],
             "distance": manifest["distance"],
-            "text_weight": manifest["text"]["weight"],
+            "map_weight": manifest["map"]["weight"],
+            "score_statistic": manifest["score"]["statistic"],
         },
         "references": [
             {
-                "name": Path(cases.cases["images"][image]).name,
+                "name": name,
                 "sha256": hashlib.sha256(resized.tobytes()).hexdigest(),
                 "added": ADDED,
                 "size": list(cases.images[image].shape[1::-1]),
             }
-            for image, resized in zip(how["references"], pixels, strict=True)
+            for name, image, resized in zip(names, how["references"], pixels, strict=True)
         ],
         "threshold": {
             **{key: found[key] for key in ("value", "pixel_value", "method")},
@@ -207,7 +226,7 @@ def make_profile(cases: ConformanceSet, name: str) -> tuple[Tensors, Facts]:
         },
         "display_range": found["display_range"],
         "peak_scale": found["peak_scale"],
-        "text_name": how["text_name"],
+        "condition_name": condition_name,
         "product_limit": found["product_limit"],
         "settings": how["wishes"],
         "compression": _compression(cases, name, enrolment, manifest["distance"]),
@@ -221,10 +240,11 @@ def _compression(cases: ConformanceSet, name: str, enrolment: Enrolment, kind: s
         return None
     entry = cases.cases["profiles"][name]
     bundle, how = cases.bundles[entry["bundle"]], entry["enrolment"]
+    start = bundle.first_condition(how["text_name"])
     whole = [
         np.concatenate(stage)
         for stage in zip(
-            *(bundle.encode(image, how["text_name"]).features for image in how["references"]),
+            *(bundle.encode(image, start).features for image in how["references"]),
             strict=True,
         )
     ]

@@ -36,7 +36,8 @@ class Case:
     image : ndarray of shape (h, w, 3), uint8
         RGB, as it is given.
     tensors : mapping of str to ndarray
-        Expected: ``resized``, ``features_s``, ``text_map``, ``nearest_s``, ``distance_s``, ``map``.
+        Expected: ``resized``, ``features_s``, ``encoder_map``, ``nearest_s``, ``distance_s``,
+        ``map``; without scorers no ``nearest_s`` and ``distance_s``.
     facts : mapping
         Expected: ``score``, ``text_score``, ``verdict``, ``regions``, ``product_distance``,
         ``warning``.
@@ -80,7 +81,8 @@ class EnrolmentCase:
     name : str
     bundle, profile : Path
     how : mapping
-        ``product``, ``text_name``, ``wishes`` as `Inspector.enroll` names them.
+        ``product``, ``text_name`` (null where the condition is of a reference), ``wishes`` as
+        `Inspector.enroll` names them.
     references, further, defects : list of Path
         Images.
     """
@@ -187,8 +189,9 @@ def enrolment_differences(case: EnrolmentCase, made: Path) -> Iterator[str]:
     if got.keys() != want.keys():
         yield f"tensors are {sorted(got)}, must be {sorted(want)}"
         return
+    of_word = case.how["text_name"] is not None
     for name, array in want.items():
-        exact = array.dtype == np.uint8 or name == "text"
+        exact = array.dtype == np.uint8 or (of_word and name == "condition")
         if got[name].shape != array.shape or not np.allclose(
             got[name], array, rtol=0, atol=0 if exact else TOLERANCE
         ):
@@ -216,7 +219,7 @@ ENROLLED = (
     "origin",
     "display_range",
     "peak_scale",
-    "text_name",
+    "condition_name",
     "product_limit",
     "compression",
 )

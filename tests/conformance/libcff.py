@@ -205,7 +205,8 @@ def enroll(library: Libcff, case: EnrolmentCase, made: Path) -> None:
         kept.append(pixels)
         return (CImage * len(pixels))(*map(as_image, pixels))
 
-    options.text_name = case.how["text_name"].encode()
+    if case.how["text_name"] is not None:
+        options.text_name = case.how["text_name"].encode()
     for name in ("margin", "max_false_reject", "max_false_accept", "confidence", "max_bank"):
         if wishes[name] is not None:
             setattr(options, name, wishes[name])

@@ -27,9 +27,9 @@ class InnerRegion(ctypes.Structure):
 class Encoding(ctypes.Structure):
     _fields_ = (
         ("features", POINTER * MAX_STAGES),
-        ("text_map", ctypes.POINTER(ctypes.c_float)),
-        ("has_text_score", ctypes.c_bool),
-        ("text_score", ctypes.c_double),
+        ("map", ctypes.POINTER(ctypes.c_float)),
+        ("has_score", ctypes.c_bool),
+        ("score", ctypes.c_double),
     )
 
 
@@ -41,10 +41,10 @@ def inspect_stages(library: Libcff, case: Case) -> Answer:
     """Give every stage the answer that is expected of the one before."""
     manifest = json.loads((case.bundle / "manifest.json").read_text(encoding="utf-8"))
     tensors: dict[str, NDArray[Any]] = {"resized": _preprocess(library, case, manifest)}
-    encoded, text_score = _encode_and_search(library, case, manifest)
+    encoded, encoder_score = _encode_and_search(library, case, manifest)
     tensors.update(encoded)
     tensors.update(_finish(library, case, manifest))
-    return Answer(tensors, {"text_score": text_score, "regions": _regions(library, case)})
+    return Answer(tensors, {"text_score": encoder_score, "regions": _regions(library, case)})
 
 
 def _preprocess(library: Libcff, case: Case, manifest: dict[str, Any]) -> NDArray[np.uint8]:
@@ -63,13 +63,16 @@ def _encode_and_search(
     """Run the graphs on the expected pixels."""
     session, encoding = library.session(case.bundle), Encoding()
     profile = load_file(case.profile)
-    pixels, text = case.tensors["resized"], profile["text"]
-    library.call("cff__encode", session, pointer(pixels), pointer(text), ctypes.byref(encoding))
+    pixels, condition = case.tensors["resized"], profile["condition"]
+    library.call(
+        "cff__encode", session, pointer(pixels), pointer(condition), ctypes.byref(encoding)
+    )
     stages = range(len(manifest["stages"]))
-    banks = [profile[f"bank_{stage}"] for stage in stages]
+    searched = range(len(manifest["scorers"]))
+    banks = [profile[f"bank_{stage}"] for stage in searched]
     shapes = [(math.prod(stage["grid"]), stage["width"]) for stage in manifest["stages"]]
     features = [np.zeros(shape, np.float32) for shape in shapes]
-    nearest = [np.zeros(shape[0], np.float32) for shape in shapes]
+    nearest = [np.zeros(shapes[stage][0], np.float32) for stage in searched]
     try:
         for stage, rows in enumerate(features):
             library.call(
@@ -84,19 +87,20 @@ def _encode_and_search(
             )
         finally:
             library.free("cff__banks_free", session, kept)
-        text_map = np.ctypeslib.as_array(encoding.text_map, case.tensors["text_map"].shape).copy()
-        text_score = encoding.text_score if encoding.has_text_score else None
+        shape = case.tensors["encoder_map"].shape
+        encoder_map = np.ctypeslib.as_array(encoding.map, shape).copy()
+        encoder_score = encoding.score if encoding.has_score else None
     finally:
         library.free("cff__encoding_free", session, ctypes.byref(encoding))
-    found = {"text_map": text_map}
+    found = {"encoder_map": encoder_map}
     found.update({f"features_{stage}": features[stage] for stage in stages})
-    found.update({f"nearest_{stage}": nearest[stage] for stage in stages})
-    return found, text_score
+    found.update({f"nearest_{stage}": nearest[stage] for stage in searched})
+    return found, encoder_score
 
 
 def _finish(library: Libcff, case: Case, manifest: dict[str, Any]) -> dict[str, Floats]:
-    """Make distances and map from the expected cosines and text map."""
-    stages = range(len(manifest["stages"]))
+    """Make distances and map from the expected cosines and encoder's map."""
+    stages = range(len(manifest["scorers"]))
     nearest = [case.tensors[f"nearest_{stage}"] for stage in stages]
     kind, found = DISTANCES[manifest["distance"]], {}
     for stage in stages:
@@ -109,19 +113,19 @@ def _finish(library: Libcff, case: Case, manifest: dict[str, Any]) -> dict[str, 
             pointer(plane),
         )
         found[f"distance_{stage}"] = plane
-    text_map = case.tensors["text_map"]
-    grids = (Grid * len(stages))(*(Grid(*stage["grid"]) for stage in manifest["stages"]))
-    found["map"] = np.zeros_like(text_map)
+    encoder_map = case.tensors["encoder_map"]
+    grids = (Grid * len(stages))(*(Grid(*manifest["stages"][s]["grid"]) for s in stages))
+    found["map"] = np.zeros_like(encoder_map)
     library.call(
         "cff__fuse_maps",
         pointers(nearest),
         grids,
         SIZE(len(stages)),
         kind,
-        pointer(text_map),
-        ctypes.c_float(manifest["text"]["weight"]),
+        pointer(encoder_map),
+        ctypes.c_float(manifest["map"]["weight"]),
         pointer(found["map"]),
-        *(SIZE(side) for side in text_map.shape),
+        *(SIZE(side) for side in encoder_map.shape),
     )
     return found
 

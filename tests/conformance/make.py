@@ -26,7 +26,8 @@ from safetensors.numpy import save as save_packed
 
 from cff_export.folders import list_files, write_manifest
 from cff_export.graphs import write_scorer
-from cff_runtime.manifest import Manifest, Stage, TextInfo
+from cff_runtime.encoder_signature import Condition, MapOutput, ScoreOutput
+from cff_runtime.manifest import Manifest, Stage
 from cff_runtime.preprocessing import Preprocessing
 
 FOLDER = Path(__file__).parent
@@ -43,6 +44,7 @@ LEAST_GAP = 2e-6
 BUNDLES = {
     "plain": (networks.PLAIN, "cosine", 0.05),
     "text": (networks.TEXT, "log", 0.3),
+    "template": (networks.TEMPLATE, "cosine", 0.75),
 }
 
 
@@ -58,6 +60,16 @@ def describe() -> Facts:
             REFERENCES[:2],
             Wishes(confidence=0.6, max_false_reject=0.4, max_false_accept=0.6),
             INSPECTED,
+            FURTHER,
+            DEFECTS,
+        ),
+        "template_one": _profile("template", REFERENCES[:1], Wishes(), FEW),
+        "template_four": _profile("template", REFERENCES, Wishes(), INSPECTED),
+        "template_review": _profile(
+            "template",
+            REFERENCES[:3],
+            Wishes(confidence=0.6, max_false_reject=0.4, max_false_accept=0.6),
+            FEW,
             FURTHER,
             DEFECTS,
         ),
@@ -93,7 +105,7 @@ def _profile(
 ) -> Facts:
     enrolment = {
         "product": "plate",
-        "text_name": "object",
+        "text_name": "object" if BUNDLES[bundle][0].template_stage is None else None,
         "references": references,
         "further": further or [],
         "defects": defects or [],
@@ -108,8 +120,8 @@ def make(folder: Path) -> None:
     for name, image in draw_all().items():
         path = _place(folder / "images" / f"{name}.png")
         Image.fromarray(image).save(path, optimize=True)
-    for name, (network, distance, text_weight) in BUNDLES.items():
-        _make_bundle(folder / "bundles" / name, network, distance, text_weight)
+    for name, (network, distance, map_weight) in BUNDLES.items():
+        _make_bundle(folder / "bundles" / name, network, distance, map_weight)
     cases = ConformanceSet(folder)
     for name, entry in cases.cases["bundles"].items():
         _place(folder / entry["tensors"]).write_bytes(save(cases.bundle_answers(name)))
@@ -122,19 +134,27 @@ def make(folder: Path) -> None:
         _write_json(folder / entry["answers"], answers)
 
 
-def _make_bundle(folder: Path, network: Network, distance: str, text_weight: float) -> None:
-    encoder, text, golden = "encoder.fp32.onnx", "text.safetensors", "golden/expected.safetensors"
+def _make_bundle(folder: Path, network: Network, distance: str, map_weight: float) -> None:
+    encoder, golden = "encoder.fp32.onnx", "golden/expected.safetensors"
     networks.write_network(network, _place(folder / encoder))
     stages = [
         Stage(f"tap_{tap}", network.grid(stage), network.stage_widths[stage])
         for stage, tap in enumerate(network.taps)
     ]
-    scorers = [f"scorer_{stage}.fp32.onnx" for stage in range(len(stages))]
-    for name, stage in zip(scorers, stages, strict=True):
-        write_scorer(stage.n_tokens, stage.width, folder / name)
-    words = ("object", "plate")
-    vectors = dict(zip(words, networks.text_vectors(network, len(words)), strict=True))
-    (folder / text).write_bytes(save(vectors))
+    if network.template_stage is None:
+        scorers = [f"scorer_{stage}.fp32.onnx" for stage in range(len(stages))]
+        for name, stage in zip(scorers, stages, strict=True):
+            write_scorer(stage.n_tokens, stage.width, folder / name)
+        condition = _words(folder, network)
+        map_output = "text_map"
+        score = ScoreOutput("text_score" if network.has_text_tower else None, "max")
+    else:
+        stage = stages[network.template_stage]
+        shape = (stage.n_tokens, stage.width)
+        condition = Condition(
+            "template", shape, "reference", None, (), network.template_stage, "medoid"
+        )
+        scorers, map_output, score = [], "difference_map", ScoreOutput(None, "std")
     _place(folder / golden).write_bytes(save({"roles": np.zeros(0, np.uint8)}))
     manifest = Manifest(
         id="",
@@ -143,9 +163,10 @@ def _make_bundle(folder: Path, network: Network, distance: str, text_weight: flo
         scorers=tuple(scorers),
         preprocessing=Preprocessing(network.height, network.width),
         stages=tuple(stages),
-        joint_dim=networks.JOINT_DIM,
         distance=distance,
-        text=TextInfo(text, words, text_weight, network.has_text_tower),
+        condition=condition,
+        map=MapOutput(map_output, map_weight),
+        score=score,
         golden=golden,
         files=list_files(folder),
         backbone={"name": "conformance", "weights": "random"},
@@ -160,8 +181,17 @@ def _make_bundle(folder: Path, network: Network, distance: str, text_weight: flo
     write_manifest(folder, replace(manifest, id=manifest.compute_id()))
 
 
+def _words(folder: Path, network: Network) -> Condition:
+    """Write the text vectors of some class words."""
+    file, words = "text.safetensors", ("object", "plate")
+    vectors = dict(zip(words, networks.text_vectors(network, len(words)), strict=True))
+    (folder / file).write_bytes(save(vectors))
+    shape = (networks.JOINT_DIM, 2)
+    return Condition("text", shape, "words", file, words, None, None)
+
+
 def weaknesses(folder: Path) -> list[str]:
-    """Name what rounding could turn: verdicts, regions, warnings, rows kept."""
+    """Name what rounding could turn: verdicts, regions, warnings, rows kept, templates."""
     cases, found = ConformanceSet(folder), []
     for name, entry in cases.cases["profiles"].items():
         answers = json.loads((folder / entry["answers"]).read_text(encoding="utf-8"))
@@ -171,7 +201,7 @@ def weaknesses(folder: Path) -> list[str]:
                     found.append(f"{name}, {image}: {kind} {answer['margins'][kind]:.1e}")
         gaps = cases.enroll(name).gaps
         if gaps and min(gaps) < LEAST_GAP:
-            found.append(f"{name}: rows are chosen by {min(gaps):.1e}")
+            found.append(f"{name}: rows or templates are chosen by {min(gaps):.1e}")
     return found
 
 

@@ -1,9 +1,15 @@
-"""Two little encoders in plain ONNX operators, with frozen weights, in a bundle's form.
+"""Three little encoders in plain ONNX operators, with frozen weights, in a bundle's form.
 
 image [B,H,W,3] -> (image / 255 - 0.5) -> 3 x 3 convolutions of stride 2, each with a ReLU
 features_s = L2-normalised rows of a 1 x 1 convolution of a tap          [B,N_s,C_s]
 text_map   = sum over s of up(sigmoid(10 features_s P_s (t_1 - t_0)))    [B,H,W]
 text_score = sigmoid(1.5 v . (t_1 - t_0)), v the unit mean of the last tap, projected
+
+The third takes a template T, features of its stage t, in place of text vectors:
+
+features_s     = rows of a 1 x 1 convolution of a tap, of any length       [B,N_s,C_s]
+rebuilt        = softmax(0.5 features_t T^T) T                             [B,N_t,C_t]
+difference_map = up(|features_t - rebuilt|)                                [B,H,W]
 """
 
 import math
@@ -26,7 +32,7 @@ class Network:
     """What an encoder is made of.
 
     `widths` are of the convolutions, `strides` theirs; `taps` say behind which of them a stage
-    lies, `stage_widths` are C_s.
+    lies, `stage_widths` are C_s. `template_stage` is t of a network with a template.
     """
 
     seed: int
@@ -37,6 +43,7 @@ class Network:
     taps: tuple[int, ...]
     stage_widths: tuple[int, ...]
     has_text_tower: bool
+    template_stage: int | None = None
 
     def grid(self, stage: int) -> tuple[int, int]:
         """Return h_s and w_s: a stride of 2 with a padding of 1 rounds upwards."""
@@ -48,6 +55,7 @@ class Network:
 
 PLAIN = Network(101, 32, 28, (8, 10, 12, 12), (2, 2, 2, 1), (1, 2, 3), (6, 8, 10), False)
 TEXT = Network(202, 24, 36, (8, 10, 12), (2, 2, 2), (1, 2), (6, 9), True)
+TEMPLATE = Network(303, 16, 20, (8, 10, 10), (2, 2, 1), (1, 2), (4, 6), False, template_stage=1)
 
 
 def text_vectors(network: Network, n_words: int) -> list[Floats]:
@@ -61,7 +69,7 @@ def write_network(network: Network, path: Path) -> None:
     """Write an encoder."""
     graph = _Graph(network)
     model = helper.make_model(
-        graph.build(),
+        graph.build() if network.template_stage is None else graph.build_with_template(),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="cff-conformance",
@@ -91,10 +99,30 @@ class _Graph:
         if net.has_text_tower:
             self._text_score(taps[-1], diff)
             outputs.append(_value("text_score", ["batch"]))
+        return self._finish(_value("text", [JOINT_DIM, 2]), outputs)
+
+    def build_with_template(self) -> onnx.GraphProto:
+        net, stage = self.network, self.network.template_stage or 0
+        taps = self._convolutions()
+        features = [
+            self._rows(index, taps[tap], f"features_{index}") for index, tap in enumerate(net.taps)
+        ]
+        self._difference_map(stage, features[stage])
+        outputs = [
+            _value(name, ["batch", math.prod(net.grid(index)), net.stage_widths[index]])
+            for index, name in enumerate(features)
+        ]
+        outputs.append(_value("difference_map", ["batch", net.height, net.width]))
+        shape = [math.prod(net.grid(stage)), net.stage_widths[stage]]
+        return self._finish(_value("template", shape), outputs)
+
+    def _finish(
+        self, condition: onnx.ValueInfoProto, outputs: list[onnx.ValueInfoProto]
+    ) -> onnx.GraphProto:
         image = helper.make_tensor_value_info(
-            "image", TensorProto.UINT8, ["batch", net.height, net.width, 3]
+            "image", TensorProto.UINT8, ["batch", self.network.height, self.network.width, 3]
         )
-        inputs = [image, _value("text", [JOINT_DIM, 2])]
+        inputs = [image, condition]
         return helper.make_graph(self.nodes, "encoder", inputs, outputs, self.constants)
 
     def _convolutions(self) -> list[str]:
@@ -125,6 +153,13 @@ class _Graph:
         return taps
 
     def _features(self, stage: int, tap: str) -> str:
+        head = f"head_{stage}"
+        rows = self._rows(stage, tap, f"{head}.rows")
+        axis = self._constant(f"{head}.axis", _sides(2))
+        norms = self._add("ReduceL2", [rows, axis], f"{head}.norms", keepdims=1)
+        return self._add("Div", [rows, norms], f"features_{stage}")
+
+    def _rows(self, stage: int, tap: str, name: str) -> str:
         net = self.network
         n_in, n_out = net.widths[net.taps[stage]], net.stage_widths[stage]
         head = f"head_{stage}"
@@ -136,10 +171,25 @@ class _Graph:
         planes = self._add("Conv", inputs, head, kernel_shape=[1, 1])
         shape = self._constant(f"{head}.shape", _sides(0, n_out, math.prod(net.grid(stage))))
         columns = self._add("Reshape", [planes, shape], f"{head}.columns")
-        rows = self._add("Transpose", [columns], f"{head}.rows", perm=[0, 2, 1])
-        axis = self._constant(f"{head}.axis", _sides(2))
-        norms = self._add("ReduceL2", [rows, axis], f"{head}.norms", keepdims=1)
-        return self._add("Div", [rows, norms], f"features_{stage}")
+        return self._add("Transpose", [columns], name, perm=[0, 2, 1])
+
+    def _difference_map(self, stage: int, features: str) -> None:
+        net = self.network
+        columns = self._add("Transpose", ["template"], "template.columns", perm=[1, 0])
+        products = self._add("MatMul", [features, columns], "template.products")
+        half = self._constant("template.half", _column([0.5])[0])
+        logits = self._add("Mul", [products, half], "template.logits")
+        shares = self._add("Softmax", [logits], "template.shares", axis=-1)
+        rebuilt = self._add("MatMul", [shares, "template"], "rebuilt")
+        off = self._add("Sub", [features, rebuilt], "off")
+        axis = self._constant("off.axis", _sides(2))
+        norms = self._add("ReduceL2", [off, axis], "off.norms", keepdims=1)
+        grid = self._constant("off.grid", _sides(0, *net.grid(stage)))
+        plane = self._add("Reshape", [norms, grid], "off.plane")
+        rows = self._constant("off.rows", bilinear(net.grid(stage)[0], net.height))
+        sides = self._constant("off.sides", bilinear(net.grid(stage)[1], net.width).T)
+        high = self._add("MatMul", [rows, plane], "off.high")
+        self._add("MatMul", [high, sides], "difference_map")
 
     def _text_map(self, features: list[str], diff: str) -> None:
         net = self.network

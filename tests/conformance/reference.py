@@ -23,11 +23,11 @@ _FRACTION_BITS = 22
 
 @dataclass(frozen=True)
 class Encoding:
-    """`features`: per stage [N_s,C_s]; `text_map` [H,W]; `text_score` with a text tower."""
+    """`features`: per stage [N_s,C_s]; `map` [H,W]; `score` where the encoder gives one."""
 
     features: list[Doubles]
-    text_map: Doubles
-    text_score: float | None
+    map: Doubles
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,10 @@ def _resize_weights(n_in: int, n_out: int) -> NDArray[np.int64]:
 
 
 class Encoder:
-    """An encoder's graph, run operator by operator."""
+    """An encoder's graph, run operator by operator; the manifest names its inputs and outputs."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self._manifest = manifest
         model = onnx.load(path)
         self._graph = model.graph
         self._constants = {
@@ -78,17 +79,18 @@ class Encoder:
             for tensor in self._graph.initializer
         }
 
-    def __call__(self, image: Image, text: NDArray[np.float32]) -> Encoding:
-        """Encode a preprocessed image [H,W,3] with text vectors [C,2]."""
-        values = {**self._constants, "image": image[None], "text": text.astype(np.float64)}
+    def __call__(self, image: Image, condition: NDArray[np.float32]) -> Encoding:
+        """Encode a preprocessed image [H,W,3] with a condition."""
+        values = {**self._constants, "image": image[None]}
+        values[self._manifest["condition"]["input"]] = condition.astype(np.float64)
         for node in self._graph.node:
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             inputs = [values[name] for name in node.input]
             values[node.output[0]] = _operate(node.op_type, inputs, attributes)
-        n_stages = sum(output.name.startswith("features_") for output in self._graph.output)
-        score = float(values["text_score"][0]) if "text_score" in values else None
-        features = [values[f"features_{stage}"][0] for stage in range(n_stages)]
-        return Encoding(features, values["text_map"][0], score)
+        name = self._manifest["score"]["output"]
+        score = None if name is None else float(values[name][0])
+        features = [values[f"features_{s}"][0] for s in range(len(self._manifest["stages"]))]
+        return Encoding(features, values[self._manifest["map"]["output"]][0], score)
 
 
 def _as_double(array: AnyArray) -> AnyArray:
@@ -105,6 +107,9 @@ def _operate(operator: str, inputs: list[AnyArray], attributes: Mapping[str, Any
         return first.reshape(sides)
     if operator == "ReduceL2":
         return np.sqrt((first * first).sum(axis=int(second[0]), keepdims=True))
+    if operator == "Softmax":
+        powers = np.exp(first - first.max(axis=-1, keepdims=True))
+        return powers / powers.sum(axis=-1, keepdims=True)
     if operator == "Transpose":
         return first.transpose(attributes["perm"])
     simple: dict[str, Callable[[], AnyArray]] = {
@@ -149,13 +154,13 @@ def distances(nearest: Sequence[Doubles], kind: str) -> list[Doubles]:
 def anomaly_map(
     found: Sequence[Doubles],
     grids: Sequence[tuple[int, int]],
-    text_map: Doubles,
-    text_weight: float,
+    encoder_map: Doubles,
+    weight: float,
 ) -> Doubles:
-    """Return the map [H,W] of some stages' distances."""
-    height, width = text_map.shape
-    total = text_weight * text_map
-    for stage, grid in zip(found, grids, strict=True):
+    """Return the map [H,W] of the distances of some stages, or of none."""
+    height, width = encoder_map.shape
+    total = weight * encoder_map
+    for stage, grid in zip(found, grids, strict=False):
         total = total + _tent(grid[0], height) @ stage.reshape(grid) @ _tent(grid[1], width).T
     return total
 
@@ -166,9 +171,18 @@ def _tent(n_in: int, n_out: int) -> Doubles:
     return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(n_in)))
 
 
-def score_of(peak: float, text_score: float | None, peak_scale: float) -> float:
+def statistic_of(values: Doubles, kind: str) -> float:
+    """Return what of a map makes the score: ``max``, or ``std`` over all its pixels."""
+    if kind == "max":
+        return float(values.max())
+    return float(np.sqrt(np.mean((values - values.mean()) ** 2)))
+
+
+def score_of(statistic: float, encoder_score: float | None, peak_scale: float) -> float:
     """Return the image score."""
-    return peak if text_score is None else 0.5 * (text_score + peak_scale * peak)
+    if encoder_score is None:
+        return statistic
+    return 0.5 * (encoder_score + peak_scale * statistic)
 
 
 def verdict_of(score: float, threshold: float, review: float) -> str:

@@ -30,22 +30,32 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 @dataclass
 class Enrolment:
-    """What comes out. `gaps`: how clearly compression preferred each row to all others."""
+    """What comes out. `gaps`: how clearly every row and template was preferred to all others.
+
+    `template`: the reference that the condition is of.
+    """
 
     banks: list[Singles]
     means: list[Singles]
+    condition: Singles
+    template: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     kept: list[NDArray[np.int64]] | None = None
     gaps: list[float] = field(default_factory=list)
 
 
 class Enroller:
-    """An encoder with what a manifest says of its stages."""
+    """An encoder with what a manifest says of its stages.
 
-    def __init__(self, encoder: Encoder, manifest: Mapping[str, Any], text: Singles) -> None:
+    `word`: condition of a class word, if the manifest says that the condition comes from one.
+    """
+
+    def __init__(
+        self, encoder: Encoder, manifest: Mapping[str, Any], word: Singles | None = None
+    ) -> None:
         self._encoder = encoder
         self._manifest = manifest
-        self._text = text
+        self._word = word
         self._grids = [(stage["grid"][0], stage["grid"][1]) for stage in manifest["stages"]]
 
     def enroll(
@@ -56,34 +66,63 @@ class Enroller:
         defects: Sequence[Image] = (),
     ) -> Enrolment:
         """Enrol preprocessed images [H,W,3]."""
-        encodings = [self._encode(image) for image in images]
-        stages = range(len(self._grids))
-        of_image = [[single(e.features[s]) for s in stages] for e in encodings]  # [K][S]
-        whole = [np.concatenate([own[s] for own in of_image]) for s in stages]
+        start = self.first_condition()
+        encodings = [self._encoder(image, start) for image in images]
+        searched = range(len(self._manifest["scorers"]))
+        of_image = [[single(e.features[s]) for s in searched] for e in encodings]  # [K][S]
+        whole = [np.concatenate([own[s] for own in of_image]) for s in searched]
         means = [np.stack(rows) for rows in zip(*map(_means, encodings), strict=True)]
-        result = Enrolment(whole, means)
+        result = Enrolment(whole, means, start)
+        result.template = self._choose(result, list(range(len(images))))
+        result.condition = self._condition(encodings, result.template)
         left_out = self._compress(result, len(images), wishes.max_bank)
 
-        maps, texts, n_own = [], [], len(images) if len(images) > 1 else 0
-        for index in range(n_own):
-            maps.append(self._map(encodings[index], left_out[index]))
-            texts.append(encodings[index].text_score)
+        templates = []  # of each reference, among the others
+        for index in range(len(images)):
+            others = [i for i in range(len(images)) if i != index] or [index]
+            templates.append(self._condition(encodings, self._choose(result, others)))
+        maps, scores = [], []
+        for index in range(len(images) if len(images) > 1 else 0):
+            encoding = self._encoder(images[index], templates[index])
+            maps.append(self._map(encoding, left_out[index]))
+            scores.append(encoding.score)
         for index, image in enumerate(images):
             for moved in augmentations(image):
-                encoding = self._encode(moved)
+                encoding = self._encoder(moved, templates[index])
                 maps.append(_without_border(self._map(encoding, left_out[index])))
-                texts.append(encoding.text_score)
-        result.facts = self._facts(result, len(images), wishes, maps, texts, further, defects)
+                scores.append(encoding.score)
+        result.facts = self._facts(result, len(images), wishes, maps, scores, further, defects)
         return result
 
-    def _encode(self, image: Image) -> Encoding:
-        return self._encoder(image, self._text)
+    def first_condition(self) -> Singles:
+        """Return what references are first encoded with: zeros where templates are chosen."""
+        shape = self._manifest["condition"]["shape"]
+        return np.zeros(shape, np.float32) if self._word is None else self._word
+
+    def _choose(self, result: Enrolment, among: list[int]) -> int | None:
+        """Return the reference that some of them give as template; None with a class word."""
+        condition = self._manifest["condition"]
+        if condition["source"] == "words":
+            return None
+        if condition["choice"] == "first" or len(among) < 3:
+            return among[0]  # of two each is as near to the other
+        means = result.means[condition["stage"]].astype(np.float64)
+        sums = [sum(float(means[i] @ means[j]) for j in among if j != i) for i in among]
+        best = int(np.argmax(sums))
+        result.gaps.append(sums[best] - max(s for i, s in enumerate(sums) if i != best))
+        return among[best]
+
+    def _condition(self, encodings: Sequence[Encoding], template: int | None) -> Singles:
+        if template is None:
+            return self.first_condition()
+        return single(encodings[template].features[self._manifest["condition"]["stage"]])
 
     def _map(self, encoding: Encoding, banks: Sequence[Singles]) -> Doubles:
-        nearest = reference.search(encoding.features, [bank.astype(np.float64) for bank in banks])
+        searched = encoding.features[: len(banks)]
+        nearest = reference.search(searched, [bank.astype(np.float64) for bank in banks])
         found = reference.distances(nearest, self._manifest["distance"])
-        weight = self._manifest["text"]["weight"]
-        return reference.anomaly_map(found, self._grids, encoding.text_map, weight)
+        weight = self._manifest["map"]["weight"]
+        return reference.anomaly_map(found, self._grids, encoding.map, weight)
 
     def _compress(
         self, result: Enrolment, n_references: int, max_bank: int | None
@@ -118,27 +157,37 @@ class Enroller:
         n_references: int,
         wishes: Wishes,
         maps: Sequence[Doubles],
-        texts: Sequence[float | None],
+        encoder_scores: Sequence[float | None],
         further: Sequence[Image],
         defects: Sequence[Image],
     ) -> dict[str, Any]:
         peaks = [float(values.max()) for values in maps]
         peak_scale = 0.5 / max(*peaks, _TINY)
 
-        def scored(images: Sequence[Image]) -> tuple[list[float], list[float]]:
-            encodings = [self._encode(image) for image in images]
-            tops = [float(self._map(encoding, result.banks).max()) for encoding in encodings]
-            pairs = zip(tops, encodings, strict=True)
-            return [reference.score_of(p, e.text_score, peak_scale) for p, e in pairs], tops
+        kind = self._manifest["score"]["statistic"]
 
-        scores = [
-            reference.score_of(peak, text, peak_scale)
-            for peak, text in zip(peaks, texts, strict=True)
-        ]
+        def score(values: Doubles, encoder_score: float | None) -> float:
+            statistic = reference.statistic_of(values, kind)
+            return reference.score_of(statistic, encoder_score, peak_scale)
+
+        def scored(images: Sequence[Image]) -> tuple[list[float], list[float]]:
+            encodings = [self._encoder(image, result.condition) for image in images]
+            found = [self._map(encoding, result.banks) for encoding in encodings]
+            pairs = zip(found, encodings, strict=True)
+            return [score(m, e.score) for m, e in pairs], [float(m.max()) for m in found]
+
+        scores = [score(*pair) for pair in zip(maps, encoder_scores, strict=True)]
         further_scores, further_peaks = scored(further)
         defect_scores, _ = scored(defects)
         threshold = choose_threshold(
-            n_references, scores, peaks, texts, further_scores, further_peaks, defect_scores, wishes
+            n_references,
+            scores,
+            peaks,
+            encoder_scores,
+            further_scores,
+            further_peaks,
+            defect_scores,
+            wishes,
         )
         low = float(np.median(np.concatenate([values.ravel() for values in maps])))
         return {

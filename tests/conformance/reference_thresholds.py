@@ -21,23 +21,23 @@ def choose_threshold(
     n_parts: int,
     scores: Sequence[float],
     peaks: Sequence[float],
-    texts: Sequence[float | None],
+    encoder_scores: Sequence[float | None],
     further: Sequence[float],
     further_peaks: Sequence[float],
     defects: Sequence[float],
     wishes: Wishes,
 ) -> dict[str, Any]:
     """Return `value`, `review`, `pixel_value`, `expected_false_rejects`, `method`."""
-    has_text = texts[0] is not None
+    is_sum = encoder_scores[0] is not None
     confidence = wishes.confidence or 0.95
     limit = _rule_of_thumb(scores, n_parts, wishes.margin)
     expected, method = 1.0, "self-augmentation"
     if n_parts > 1:
-        expected, method = (2.0 if has_text else 1.0) / (n_parts + 1), "leave-one-image-out"
-        if has_text:
+        expected, method = (2.0 if is_sum else 1.0) / (n_parts + 1), "leave-one-image-out"
+        if is_sum:
             scale = 0.5 / max(peaks)
-            text = max(float(text or 0.0) for text in texts[:n_parts])
-            limit = max(limit, 0.5 * (text + scale * max(peaks[:n_parts])))
+            largest = max(float(score or 0.0) for score in encoder_scores[:n_parts])
+            limit = max(limit, 0.5 * (largest + scale * max(peaks[:n_parts])))
     rank = 1
     if further:
         method = "further-parts"
@@ -58,7 +58,7 @@ def choose_threshold(
         elif wishes.max_false_reject is not None:
             value = review = 0.5 * (limit + accept)
     pixel_value = review
-    if has_text:
+    if list(scores) != list(peaks):
         pixel_value = _rule_of_thumb(peaks, n_parts, wishes.margin)
         if further:
             pixel_value = sorted(further_peaks)[-rank]
