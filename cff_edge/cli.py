@@ -1,4 +1,4 @@
-"""`cff-train`: train projectors and calibrators on labelled images, or import projectors."""
+"""`cff-train`: train a detector on a data set's images, or import projectors."""
 
 import argparse
 import json
@@ -12,7 +12,6 @@ from cff_edge.presets import PRESETS
 from cff_runtime.errors import CffError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from cff_edge.backbones import Backbone
     from cff_edge.config import Config
 
 log = logging.getLogger("cff_edge")
@@ -40,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cff-train",
-        description="Train projectors and calibrators on labelled images of some products. "
-        "The run's folder is what cff-export reads.",
+        description="Train projectors and calibrators on labelled images of some products, or "
+        "TFA-Net on the good images of one. The run's folder is what cff-export reads.",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="data sets")
@@ -109,23 +108,19 @@ def _config(arguments: argparse.Namespace) -> "Config":
 
 
 def _train(arguments: argparse.Namespace, config: "Config") -> None:
-    from cff_edge.selection import select_normals, select_samples
-    from cff_edge.training import train
+    from cff_edge.models import train_run
 
-    samples = select_samples(config)
-    backbone = _backbone(config)
-    n_defective = sum(sample.is_defective for sample in samples)
-    log.info("%d images, %d of them defective", len(samples), n_defective)
-    normals = select_normals(config, samples)
-    train(config, backbone, samples, arguments.out, arguments.cache, arguments.resume, normals)
+    train_run(config, arguments.out, arguments.cache, arguments.resume)
     log.info("wrote %s", arguments.out)
 
 
 def _import(arguments: argparse.Namespace, config: "Config") -> None:
     from cff_edge.april_gan import import_projectors, read_projectors
+    from cff_edge.models import configured_backbone
 
-    read_projectors(arguments.import_april_gan)  # before a backbone is loaded for nothing
-    import_projectors(arguments.import_april_gan, config, _backbone(config), arguments.out)
+    file = arguments.import_april_gan
+    read_projectors(file)  # before a backbone is loaded for nothing
+    import_projectors(file, config, configured_backbone(config), arguments.out)
     log.info("wrote %s", arguments.out)
 
 
@@ -137,22 +132,6 @@ def _write_meta(root: Path) -> None:
     path = dataset.root / META_NAME
     write_meta(dataset, path)
     log.info("wrote %s: %d images", path, len(dataset.samples))
-
-
-def _backbone(config: "Config") -> "Backbone":
-    from cff_edge.backbones import load_backbone
-
-    backbone = load_backbone(
-        config.backbone.name,
-        config.backbone.weights,
-        config.backbone.image_size,
-        config.backbone.joint_dim or None,
-        config.backbone.taps or None,
-        config.train.seed,
-    )
-    if backbone.info.weights == "random":
-        log.warning("random backbone weights: features mean nothing, for latency and parity only")
-    return backbone
 
 
 def _overrides(arguments: argparse.Namespace) -> list[str]:

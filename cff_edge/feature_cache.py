@@ -10,16 +10,17 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from cff_edge.detector import Detector
+from cff_edge.backbones import BackboneInfo
 from cff_runtime.errors import ImageError
 from cff_runtime.imaging import load_image
 from cff_runtime.preprocessing import Preprocessing
@@ -29,6 +30,17 @@ _ENCODE_BATCH = 4
 _EMBEDDING = "embedding"
 
 
+class FrozenTrunk(Protocol):
+    """The part of a detector that no training changes."""
+
+    info: BackboneInfo
+    trunk: nn.Module
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Map RGB images [B,H,W,3], uint8, to the trunk's input [B,3,H,W]."""
+        ...
+
+
 class FeatureCache:
     """Raw stage tokens and embeddings of images, computed on first use.
 
@@ -36,8 +48,8 @@ class FeatureCache:
     ----------
     folder : Path
         Where the entries lie; may be shared by runs.
-    detector : Detector
-        Its trunk encodes; the head plays no part.
+    detector : FrozenTrunk
+        Its trunk encodes; what is trained plays no part.
     device : torch.device
         Where the trunk runs.
 
@@ -47,7 +59,7 @@ class FeatureCache:
         From an image [h,w,3] to the trunk's input [H,W,3], uint8.
     """
 
-    def __init__(self, folder: Path, detector: Detector, device: torch.device) -> None:
+    def __init__(self, folder: Path, detector: FrozenTrunk, device: torch.device) -> None:
         self._folder = folder
         self._detector = detector
         self._device = device

@@ -1,22 +1,22 @@
 """Where a training run stands: written after every epoch, so that an interrupted run continues."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cff_edge.checkpoint import (
     CONFIG_NAME,
-    HEAD_NAME,
     LOG_NAME,
     STATE_NAME,
     read_tensors,
     write_tensors,
 )
 from cff_edge.config import Config, load_config
-from cff_edge.heads import Head
+from cff_edge.datasets import Sample
 from cff_runtime.errors import CheckpointError, StorageError, UsageError
 from cff_runtime.storage import atomic_write
 
@@ -24,7 +24,7 @@ Parameters = Mapping[str, torch.nn.Parameter]
 
 
 class RunState:
-    """The head, its optimiser's moments and the epochs done, in a run's folder.
+    """What is trained, its optimiser's moments and the epochs done, in a run's folder.
 
     Parameters
     ----------
@@ -33,10 +33,12 @@ class RunState:
     config : Config
     key : str
         Hash over what must not change between the parts of one run.
-    head : Head
-        Restored in place.
+    module : Module
+        What is trained; restored in place.
     phases : sequence of str
         Names of the training's stages.
+    result : str
+        Name of the file that a finished run holds.
 
     Attributes
     ----------
@@ -45,13 +47,20 @@ class RunState:
     """
 
     def __init__(
-        self, run: Path, config: Config, key: str, head: Head, phases: Sequence[str]
+        self,
+        run: Path,
+        config: Config,
+        key: str,
+        module: nn.Module,
+        phases: Sequence[str],
+        result: str,
     ) -> None:
         self.done = dict.fromkeys(phases, 0)
         self._run = run
         self._config = config
         self._key = key
-        self._head = head
+        self._module = module
+        self._result = result
         self._moments: dict[str, Tensor] = {}
 
     def start(self, resume: bool) -> None:
@@ -66,7 +75,7 @@ class RunState:
         """
         state, config = self._run / STATE_NAME, self._run / CONFIG_NAME
         if not resume:
-            if state.exists() or (self._run / HEAD_NAME).exists():
+            if state.exists() or (self._run / self._result).exists():
                 raise UsageError(
                     f"`{self._run}` must be a new folder, it holds a run; "
                     "continue it with `--resume` or choose another"
@@ -92,7 +101,7 @@ class RunState:
             )
         try:
             self.done = {phase: int(facts["done"][phase]) for phase in self.done}
-            self._head.load_state_dict(_under("head.", tensors))
+            self._module.load_state_dict(_under("module.", tensors))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"`{state}` must fit its run: {error}") from error
         self._moments = _under("adam.", tensors)
@@ -116,7 +125,7 @@ class RunState:
             If it cannot be written.
         """
         self.done[phase] = n_epochs
-        tensors = {f"head.{name}": t.cpu() for name, t in self._head.state_dict().items()}
+        tensors = {f"module.{name}": t.cpu() for name, t in self._module.state_dict().items()}
         for name, parameter in parameters.items():
             for key, value in optimiser.state[parameter].items():
                 tensors[f"adam.{name}.{key}"] = value.cpu()
@@ -140,6 +149,18 @@ class RunState:
                 f"`{path}` could not be written: {error.strerror or error}; "
                 "free some space and continue with `--resume`"
             ) from error
+
+
+def run_key(config: Config, weights_sha256: str, shown: Sequence[Sample]) -> str:
+    """Hash over what must not change between the parts of one run."""
+    names = "\n".join(f"{s.product}/{s.split}/{s.defect}/{s.path.name}" for s in shown)
+    return hashlib.sha256((config.to_toml() + weights_sha256 + names).encode()).hexdigest()
+
+
+def epoch_seed(seed: int, phase: str, epoch: int) -> int:
+    """Return the seed of one epoch, so that a resumed run draws as one never interrupted."""
+    digest = hashlib.sha256(f"{seed} {phase} {epoch}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -67,6 +67,33 @@ def select_normals(config: Config, samples: Sequence[Sample]) -> list[Sample]:
     ]
 
 
+def select_one_products_normals(config: Config) -> list[Sample]:
+    """Return the good training images of the one product that a configuration names.
+
+    Raises
+    ------
+    UsageError
+        If no data set is named, a product is unknown, or there is not one product alone.
+    DatasetError
+        If a data set is damaged.
+    """
+    data = config.data
+    if not data.roots:
+        raise UsageError("`--data` must name at least one data set")
+    datasets = [read_dataset(Path(root), require_masks=False) for root in data.roots]
+    known = sorted({product for dataset in datasets for product in dataset.products})
+    for name in (*data.products, *data.exclude):
+        require_product(name, known)
+    chosen = sorted(set(data.products or known) - set(data.exclude))
+    if len(chosen) != 1:
+        raise UsageError(
+            f"`--products` must name one product for {config.model.name}, which has one model per "
+            f"product, got {', '.join(chosen) or 'none'}"
+        )
+    normals = [s for d in datasets for s in d.select("train", False) if s.product == chosen[0]]
+    return _draw(normals, data.max_per_product, np.random.default_rng(config.train.seed))
+
+
 def _draw(samples: list[Sample], limit: int, rng: np.random.Generator) -> list[Sample]:
     if not limit or len(samples) <= limit:
         return samples

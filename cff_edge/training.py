@@ -7,7 +7,6 @@ mosaics, episodes and dropout from the seed and its own number, so that a resume
 that was never interrupted.
 """
 
-import hashlib
 import logging
 import math
 import time
@@ -21,22 +20,41 @@ from tqdm import tqdm
 
 from cff_edge.backbones import Backbone
 from cff_edge.batches import BatchLoader, Item
-from cff_edge.checkpoint import save_head
+from cff_edge.checkpoint import HEAD_NAME, save_head
 from cff_edge.config import Config
 from cff_edge.datasets import Sample
 from cff_edge.detector import Detector
 from cff_edge.episodes import Episode, EpisodePool
 from cff_edge.feature_cache import FeatureCache
 from cff_edge.heads import Head
+from cff_edge.models import configured_backbone
 from cff_edge.mosaic import MosaicPool
 from cff_edge.objective import Objective
-from cff_edge.run_state import RunState
+from cff_edge.run_state import RunState, epoch_seed, run_key
+from cff_edge.selection import select_normals, select_samples
 from cff_runtime.errors import CffError, DatasetError, UsageError
 
 log = logging.getLogger(__name__)
 
 PHASES = ("projectors", "calibrators")
 _RATES = {"projectors": "learning_rate", "calibrators": "calibrator_learning_rate"}
+
+
+def train_run(config: Config, out: Path, cache: Path | None = None, resume: bool = False) -> None:
+    """Train a head as a configuration says and write the run's folder; see `train`.
+
+    Raises
+    ------
+    UsageError
+        If no data set is named, a product or backbone is unknown, or as `train` says.
+    CffError
+        As `train` says.
+    """
+    samples = select_samples(config)
+    backbone = configured_backbone(config)
+    n_defective = sum(sample.is_defective for sample in samples)
+    log.info("%d images, %d of them defective", len(samples), n_defective)
+    train(config, backbone, samples, out, cache, resume, select_normals(config, samples))
 
 
 def train(
@@ -133,8 +151,8 @@ class _Trainer:
         self.loader = BatchLoader(self.cache, self.info.image_size, self.device)
         products = sorted({sample.product for sample in samples})
         self.text = {name: backbone.text_vectors(name).to(self.device) for name in products}
-        key = _run_key(config, self.info.weights_sha256, self.shown)
-        self.state = RunState(run, config, key, self.head, PHASES)
+        key = run_key(config, self.info.weights_sha256, self.shown)
+        self.state = RunState(run, config, key, self.head, PHASES, HEAD_NAME)
 
     def run_phase(self, phase: str, n_epochs: int) -> None:
         """Train one of the two stages from where it stands to its last epoch."""
@@ -170,7 +188,7 @@ class _Trainer:
         optimiser: torch.optim.Optimizer,
         scaler: "torch.amp.GradScaler",
     ) -> float:
-        seed = _epoch_seed(self.config.train.seed, phase, epoch)
+        seed = epoch_seed(self.config.train.seed, phase, epoch)
         rng = np.random.default_rng(seed)
         batches = self._batches(phase, rng)
         total = 0.0
@@ -269,14 +287,3 @@ def _epochs(config: Config) -> tuple[int, int]:
 
 def _n_judged(batch: list[Item] | Episode) -> int:
     return len(batch.queries if isinstance(batch, Episode) else batch)
-
-
-def _epoch_seed(seed: int, phase: str, epoch: int) -> int:
-    digest = hashlib.sha256(f"{seed} {phase} {epoch}".encode()).digest()
-    return int.from_bytes(digest[:4], "little")
-
-
-def _run_key(config: Config, weights_sha256: str, shown: Sequence[Sample]) -> str:
-    """Hash over what must not change between the parts of one run."""
-    names = "\n".join(f"{s.product}/{s.split}/{s.defect}/{s.path.name}" for s in shown)
-    return hashlib.sha256((config.to_toml() + weights_sha256 + names).encode()).hexdigest()

@@ -64,15 +64,23 @@ class TfaDetector(nn.Module):
 
     def fused(self, image: Tensor) -> Tensor:
         """Return the fused features [B,C,g,g] of images [B,H,W,3], uint8."""
-        pixels = (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        return self.net.fuse(self.trunk(pixels)[0])
+        return self.net.fuse(self.trunk(self.normalize(image))[0])
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Map RGB images [B,H,W,3], uint8, to normalised float [B,3,H,W]."""
+        return (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+    def template_stages(self, image: Tensor) -> list[Tensor]:
+        """Return the trunk's stages [B,N_s,E_s] of images [B,H,W,3], uint8, as templates."""
+        if self.net.config.template_normalization == "like_input":
+            stages: list[Tensor] = self.trunk(self.normalize(image))[0]
+        else:
+            stages = self.trunk(image.permute(0, 3, 1, 2).float() / _TO_UNIT)[0]
+        return stages
 
     def template(self, image: Tensor) -> Tensor:
         """Return the tokens [B,T,D] of images [B,H,W,3], uint8, as templates."""
-        if self.net.config.template_normalization == "like_input":
-            return self.net.tokens(self.fused(image))
-        pixels = image.permute(0, 3, 1, 2).float() / _TO_UNIT
-        return self.net.tokens(self.net.fuse(self.trunk(pixels)[0]))
+        return self.net.tokens(self.net.fuse(self.template_stages(image)))
 
     def score(self, anomaly: Tensor) -> Tensor:
         """Return the image scores [B] of anomaly maps [B,H,W]."""
