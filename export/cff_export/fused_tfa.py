@@ -14,6 +14,7 @@ from cff_edge.backbones import Backbone
 from cff_edge.tfa_net.maps import fuse_modes
 from cff_edge.tfa_net.model import TfaNet
 from cff_export.passes import FoldedInput, fold_upsampling
+from cff_export.passes.chain import Matrix
 
 _SHORTEST = 1e-8  # of a norm, as `torch.nn.functional.cosine_similarity` has it
 _TO_UNIT = 255.0
@@ -53,14 +54,10 @@ class FusedTfa(nn.Module):
                 for axis, length in zip("yx", grid, strict=True):
                     matrix = fold_upsampling(length, net.grid, 0.0)
                     self.register_buffer(f"grid_{axis}_{stage}", _constant(matrix))
-        self._optional("channel_mean", None)
-        self._optional("channel_scale", None)
-        if config.feature_norm == "channels":
-            mean, std = (
-                t.detach().numpy().astype(np.float64) for t in (net.channel_mean, net.channel_std)
-            )
-            self._optional("channel_mean", mean)
-            self._optional("channel_scale", 1.0 / std)
+        by_channel = config.feature_norm == "channels"
+        mean, std = (_array(each) for each in (net.channel_mean, net.channel_std))
+        self._optional("channel_mean", mean if by_channel else None)
+        self._optional("channel_scale", 1.0 / std if by_channel else None)
 
     def forward(self, image: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
         """Return features_0 and anomaly_map."""
@@ -122,6 +119,11 @@ class FusedTfa(nn.Module):
 def _norm(planes: Tensor) -> Tensor:
     """Norms over the channels of [B,C,g,g]."""
     return planes.square().sum(dim=1).sqrt().clamp_min(_SHORTEST)
+
+
+def _array(tensor: Tensor) -> Matrix:
+    array: Matrix = tensor.detach().numpy().astype(np.float64)
+    return array
 
 
 def _constant(array: np.ndarray) -> Tensor:

@@ -330,7 +330,8 @@ class _Attempt:
         """Judge by the stages' mean cosines on one golden image alone."""
         if self._probe is None:
             image = self.expected[f"resized_{FEATURE_IMAGES[-1]}"]
-            self._probe = StageProbe(self.source, [image], self.condition)
+            alone = () if self.manifest.scorers else (self.manifest.map.output,)
+            self._probe = StageProbe(self.source, [image], self.condition, further=alone)
         return self._probe(candidate.runnable)
 
     def _runnable(self, candidate: Candidate) -> Bundle:

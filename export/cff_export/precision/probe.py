@@ -1,7 +1,8 @@
 """A cheap judge: how far each output of a candidate is from the float32 encoder's, on few images.
 
-The error is 1 - mean cosine of the worst stage, infinite where any output is not finite. Where one
-is not, the suspects are the blocks upstream of the earliest such output.
+The error is 1 - mean cosine of the worst stage, infinite where any output is not finite. A map that
+is not made of the stages has blocks of its own, which no stage shows: it is named as a further
+output. Where one is not finite, the suspects are the blocks upstream of the earliest such output.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ class StageProbe:
         images: Sequence[NDArray[np.uint8]],
         condition: NDArray[np.float32],
         limit: float = 0.0,
+        further: Sequence[str] = (),
     ) -> None:
         """Run the float32 encoder.
 
@@ -39,13 +41,15 @@ class StageProbe:
         condition : ndarray, float32
             The encoder's second input.
         limit : float
-            Largest 1 - mean cosine of a stage that passes.
+            Largest 1 - mean cosine of an output that passes.
+        further : sequence of str
+            Outputs that are judged besides the stages.
         """
         model = read_graph(source)
         self._names = [str(value.name) for value in model.graph.outputs]
         self._upstream = {name: upstream_blocks(model, name) for name in self._names}
         self._images, self._condition = images, condition
-        self._limit = limit
+        self._limit, self._further = limit, further
         self._expected = self._run(source)
 
     def __call__(self, graph: Path) -> Judgement:
@@ -60,7 +64,7 @@ class StageProbe:
         errors = {
             name: 1.0 - mean_cosine(got[name], self._expected[name])
             for name in self._names
-            if name.startswith(_STAGE)
+            if name.startswith(_STAGE) or name in self._further
         }
         failures = tuple(
             f"`{name}` has a mean cosine of {1.0 - error:.6f}, at least {1.0 - self._limit:.6f} "
