@@ -23,6 +23,7 @@ from cff_runtime.backends import open_backend
 from cff_runtime.image_checks import check_references
 from cff_runtime.imaging import list_images, load_image
 from cff_runtime.product_check import mean_features, product_distance, product_limit
+from cff_runtime.verification import golden_condition
 
 _N_TRAIN, _N_GOOD, _N_BAD = 16, 12, 10
 _KINDS = ("blurred", "duplicate", "outlier", "wrong product", "wrong size")
@@ -75,8 +76,8 @@ def _load_product(inspector: Inspector, folder: Path) -> Product:
 
 def _means(inspector: Inspector, file: Path) -> Means:
     backend, bundle = inspector._backend, inspector.bundle
-    text = bundle.text_vectors(bundle.manifest.text.names[0])
-    encoding = backend.encode(bundle.manifest.preprocessing(load_image(file)), text)
+    condition = golden_condition(bundle)
+    encoding = backend.encode(bundle.manifest.preprocessing(load_image(file)), condition)
     return mean_features([backend.download(handle) for handle in encoding.features])
 
 

@@ -295,7 +295,7 @@ def test_golden_images_take_the_place_of_a_profile(lite_bundle: Bundle) -> None:
     assert len(chosen.references) == 4 < len(golden)
     assert not any(np.array_equal(chosen.image, one) for one in chosen.references)
     template = chosen.template()
-    assert template.text.shape == (lite_bundle.manifest.joint_dim, 2)
+    assert template.condition.shape == lite_bundle.manifest.condition.shape
 
 
 def test_command(

@@ -104,7 +104,7 @@ def test_fp16_runs_through_its_emulation_which_is_removed(half_bundle: Bundle) -
 def test_fp16_gives_what_the_exporter_judged(
     half_bundle: Bundle, tmp_path: Path, good_parts: list[NDArray[np.uint8]]
 ) -> None:
-    text = half_bundle.text_vectors("object")
+    text = half_bundle.condition_of_word("object")
     source = half_bundle.file(half_bundle.manifest.encoder)
     built = build_candidate("fp16", source, tmp_path, (), None, text)
     image = half_bundle.manifest.preprocessing(good_parts[0])

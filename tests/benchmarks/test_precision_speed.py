@@ -143,7 +143,7 @@ def test_both_runtimes_do_the_same_work(kept: Path) -> None:
     found = load_encoder(FP32, bundle, 1)()
     assert isinstance(expected, Detection)
     assert isinstance(found, Encoding)
-    np.testing.assert_allclose(found.text_map, expected.text_map[0].numpy(), atol=1e-3)
+    np.testing.assert_allclose(found.map, expected.text_map[0].numpy(), atol=1e-3)
     assert expected.text_score is not None
     assert found.text_score == pytest.approx(float(expected.text_score[0]), abs=1e-3)
     for stage, features in enumerate(found.features):
@@ -216,7 +216,7 @@ def test_other_stages_than_the_bundle_are_refused(lite_bundle: Bundle) -> None:
     ):
         changed = (dataclasses.replace(stages[0], **change), *stages[1:])
         manifest = dataclasses.replace(lite_bundle.manifest, stages=changed)
-        image, text = noise_pixels(manifest), lite_bundle.text_vectors("object")
+        image, text = noise_pixels(manifest), lite_bundle.condition_of_word("object")
         with pytest.raises(UsageError, match=message):
             load_eager(manifest, image, text)
 

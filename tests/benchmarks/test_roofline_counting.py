@@ -122,12 +122,12 @@ def test_a_whole_encoder_against_pytorchs_counter(
         lite_backbone.module(torch.zeros(1, 3, size, size))
     trunk = sum(count.flops for count in counts if count.name.startswith("trunk"))
     assert trunk == counter.get_total_flops()
-    beside = 2 * manifest.joint_dim * 2  # text [C,2] x [2]
+    beside = 2 * manifest.condition.shape[0] * 2  # text [C,2] x [2]
     for stage, tap in zip(manifest.stages, lite_backbone.info.stages, strict=True):
         (rows, columns), rank = stage.grid, stage.width
         beside += 2 * math.prod(stage.grid) * tap.width * rank  # head
-        if rank < manifest.joint_dim:
-            beside += 2 * manifest.joint_dim * rank  # text direction in the stage's basis
+        if rank < manifest.condition.shape[0]:
+            beside += 2 * manifest.condition.shape[0] * rank  # text direction in the stage's basis
         beside += 2 * math.prod(stage.grid) * rank  # cosine to it
         beside += 2 * size * rows * columns + 2 * size * columns * size  # upsampling
     assert sum(count.flops for count in counts) - trunk == beside

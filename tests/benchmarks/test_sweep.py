@@ -125,7 +125,7 @@ def test_a_batch_is_encoded_as_its_images_alone(lite_bundle: Bundle) -> None:
     subject.prepare(part)
     features = subject.encode(part)[0].numpy()
     backend = open_backend("onnxruntime", lite_bundle, {"threads": 1})
-    text = lite_bundle.text_vectors("object")
+    text = lite_bundle.condition_of_word("object")
     for row, image in zip(features, subjects.noise_images(lite_bundle, 3), strict=True):
         alone = backend.download(backend.encode(image, text).features[0])
         np.testing.assert_allclose(row, alone, atol=1e-5)

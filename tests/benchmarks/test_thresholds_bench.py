@@ -131,6 +131,6 @@ def test_an_image_is_encoded_once() -> None:
 
     assert backend.n_encoded == 3
     assert found[:3] == found[3:]
-    np.testing.assert_array_equal(found[1].text_map, images[1, :, :, 0])
+    np.testing.assert_array_equal(found[1].map, images[1, :, :, 0])
     with pytest.raises(ValueError, match="read-only"):
-        found[0].text_map += 1.0
+        found[0].map += 1.0

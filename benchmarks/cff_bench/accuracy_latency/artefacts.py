@@ -62,7 +62,7 @@ class Artefact:
     def sha256(self) -> str:
         """Hash of all that decides its answers; the id alone says nothing of the text vectors."""
         manifest = self.bundle.manifest
-        names = (manifest.encoder, f"{manifest.encoder}.data", manifest.text.file)
+        names = (manifest.encoder, f"{manifest.encoder}.data", manifest.condition.file or "")
         digests = [manifest.files[name].sha256 for name in names if name in manifest.files]
         return sha256_bytes("".join((manifest.id, self.precision, *digests)).encode())
 

@@ -179,7 +179,8 @@ def _open(
         raise UsageError(
             f"`profile` must hold its reference images to be enrolled for `{name}`, it has none"
         )
-    text_name = first.text_name if first.text_name in bundle.manifest.text.names else None
+    known = bundle.manifest.condition.names
+    text_name = first.condition_name if first.condition_name in known else None
     enrolled = inspector.enroll(list(first.reference_images), first.product, text_name)
     return Configuration(
         name, path, precision, inspector, enrolled, settings.profile, True, backend

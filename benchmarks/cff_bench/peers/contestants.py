@@ -31,7 +31,7 @@ def contestant_names(manifest: Manifest) -> list[str]:
     admitted = admitted_precisions(manifest)
     names = [f"{OURS} {precision}" for precision in admitted]
     names += [EAGER, COMPILED]
-    if any(stage.width < manifest.joint_dim for stage in manifest.stages):
+    if any(stage.width < manifest.condition.shape[0] for stage in manifest.stages):
         names.append(REDUCED)  # of other networks the rank is full
     names += [f"{OPENVINO} fp32", f"{OPENVINO} bf16", f"{OPENVINO} int8"]
     return [*names, APRIL_GAN, ANOMALIB]
@@ -117,7 +117,7 @@ def _load_eager(subject: Subject, kind: str) -> Inspect:
     inspection = EagerInspection(
         Bundle.open(subject.bundle).manifest,
         subject.run,
-        profile.text,
+        profile.condition,
         list(subject.references),
         profile.peak_scale,
         kind,
@@ -143,7 +143,7 @@ def _load_april_gan(subject: Subject) -> Inspect:
         trunk.visual,
         list(detector.head.projectors),
         [index + 1 for index in trunk.indices],
-        subject.template().text,
+        subject.template().condition,
         [value / 255.0 for value in manifest.backbone["mean"]],
         [value / 255.0 for value in manifest.backbone["std"]],
     )

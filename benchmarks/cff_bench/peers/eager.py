@@ -135,7 +135,7 @@ class _Search(nn.Module):
         self.grids = [stage.grid for stage in manifest.stages]
         self.size = (manifest.preprocessing.height, manifest.preprocessing.width)
         self.distance = manifest.distance
-        self.text_weight = manifest.text.weight
+        self.text_weight = manifest.map.weight
 
     def forward(self, features: Sequence[Tensor], text_map: Tensor) -> Tensor:
         """Add the stages' distance maps and the weighted text map."""
@@ -158,7 +158,7 @@ class _Reduced:
             calibrator=head["calibrator"],
             bank=head["bank"],
             distance=manifest.distance,
-            text_weight=manifest.text.weight,
+            text_weight=manifest.map.weight,
         )
         self._scorer = FewShotDetector(detector.info, detector.head, config, text)
         stages = [self._tokens(image)[0] for image in references]

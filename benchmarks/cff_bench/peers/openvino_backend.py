@@ -54,21 +54,23 @@ class OpenVinoBackend:
         }
         core = openvino.Core()
         size = (manifest.preprocessing.height, manifest.preprocessing.width)
-        shapes = {"image": [1, *size, 3], "text": [manifest.joint_dim, 2]}
+        shapes = {"image": [1, *size, 3], manifest.condition.input: list(manifest.condition.shape)}
         self._encoder = self._compile(core, bundle, manifest.encoder, shapes)
         self._scorers = [self._compile(core, bundle, name, None) for name in manifest.scorers]
         self._n_stages = len(manifest.stages)
-        self._has_text_score = manifest.text.has_text_tower
+        self._condition_name, self._map_name = manifest.condition.input, manifest.map.output
+        self._score_name = manifest.score.output
         self._start = [
             np.full(stage.n_tokens, _BELOW_ANY_COSINE, np.float32) for stage in manifest.stages
         ]
 
-    def encode(self, image: NDArray[np.uint8], text: NDArray[np.float32]) -> Encoding:
-        """Encode an image [H,W,3], uint8, with text vectors [C,2], float32."""
-        found = self._encoder.infer({"image": image[None], "text": text}, share_inputs=True)
+    def encode(self, image: NDArray[np.uint8], condition: NDArray[np.float32]) -> Encoding:
+        """Encode an image [H,W,3], uint8, with a condition of the manifest's shape, float32."""
+        inputs = {"image": image[None], self._condition_name: condition}
+        found = self._encoder.infer(inputs, share_inputs=True)
         features = tuple(found[f"features_{n}"].copy() for n in range(self._n_stages))
-        score = float(found["text_score"][0]) if self._has_text_score else None
-        return Encoding(features, found["text_map"][0].copy(), score)
+        score = None if self._score_name is None else float(found[self._score_name][0])
+        return Encoding(features, found[self._map_name][0].copy(), score)
 
     def upload_bank(self, bank: NDArray[np.float32]) -> list[Any]:
         """Return a memory bank [M_s,C_s] in chunks of rows, in OpenVINO's own tensors."""

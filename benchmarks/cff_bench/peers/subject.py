@@ -15,13 +15,13 @@ from cff_runtime.backends import Backend
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import BundleError, UsageError
 from cff_runtime.imaging import load_image
-from cff_runtime.inspector import DEFAULT_TEXT_NAME
 from cff_runtime.manifest import DEFAULT_PRECISION, Manifest
 from cff_runtime.origin import Origin
 from cff_runtime.product_check import mean_features
 from cff_runtime.profile_history import now_utc
 from cff_runtime.references import Reference, pixels_sha256
 from cff_runtime.thresholds import Threshold
+from cff_runtime.verification import golden_condition
 
 GOLDEN_SHOTS = 4
 _LIMIT = 1.0  # of a profile that nobody decides with
@@ -80,7 +80,7 @@ class Subject:
         )
 
     def template(self) -> Profile:
-        """Return a profile with text vectors and a decision rule, but without memory banks."""
+        """Return a profile with a condition and a decision rule, but without memory banks."""
         if self.profile is not None:
             return Profile.load(self.profile)
         bundle = Bundle.open(self.bundle)
@@ -91,13 +91,13 @@ class Subject:
             origin=Origin.of(bundle.manifest),
             banks=(),
             means=(),
-            text=bundle.text_vectors(DEFAULT_TEXT_NAME),
+            condition=golden_condition(bundle),
             reference_images=self.references,
             references=(),
             threshold=rule,
             display_range=(0.0, _LIMIT),
             peak_scale=1.0,
-            text_name=DEFAULT_TEXT_NAME,
+            condition_name="golden images",
             product_limit=_LIMIT,
             settings={},
             compression=None,
@@ -162,15 +162,18 @@ def bench_profile(
 
     A precision has features of its own. The threshold stays: it decides nothing that takes time.
     """
-    encodings = [backend.encode(np.ascontiguousarray(one), template.text) for one in references]
+    encodings = [
+        backend.encode(np.ascontiguousarray(one), template.condition) for one in references
+    ]
     features = [[backend.download(handle) for handle in one.features] for one in encodings]
+    searched = [one[: len(manifest.scorers)] for one in features]
     means = [mean_features(one) for one in features]
     size = (manifest.preprocessing.width, manifest.preprocessing.height)
     return dataclasses.replace(
         template,
         bundle_id=manifest.id,
         origin=Origin.of(manifest),
-        banks=tuple(np.concatenate(stage) for stage in zip(*features, strict=True)),
+        banks=tuple(np.concatenate(stage) for stage in zip(*searched, strict=True)),
         means=tuple(np.stack(stage) for stage in zip(*means, strict=True)),
         reference_images=np.stack(references),
         references=tuple(

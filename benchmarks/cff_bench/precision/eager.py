@@ -51,7 +51,7 @@ def rebuild_detector(manifest: Manifest) -> Detector:
         facts["name"],
         weights,
         manifest.preprocessing.height,
-        manifest.joint_dim,
+        manifest.condition.shape[0],
         tuple(_tap_number(stage.tap) for stage in manifest.stages),
     )
     release = getattr(backbone, "release_text_tower", None)

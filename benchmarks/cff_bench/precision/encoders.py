@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cff_runtime.backends import open_backend
 from cff_runtime.bundle import Bundle
-from cff_runtime.inspector import DEFAULT_TEXT_NAME
 from cff_runtime.manifest import Manifest
+from cff_runtime.verification import golden_condition
 
 EAGER = "pytorch eager fp32"
 NOISE_SEED = 0
@@ -46,15 +46,15 @@ def load_encoder(name: str, bundle: Bundle, threads: int) -> Callable[[], object
     BackendError
         If ONNX Runtime cannot load the graph.
     """
-    image, text = noise_pixels(bundle.manifest), bundle.text_vectors(DEFAULT_TEXT_NAME)
+    image, condition = noise_pixels(bundle.manifest), golden_condition(bundle)
     if name == EAGER:
         # PyTorch comes with this import: what a graph needs is weighed without it
         from cff_bench.precision.eager import load_eager
 
-        return load_eager(bundle.manifest, image, text)
+        return load_eager(bundle.manifest, image, condition)
     view = bundle.view(name.removeprefix(onnxruntime_name("")))
     backend = open_backend("onnxruntime", view, {"threads": threads})
-    return lambda: backend.encode(image, text)
+    return lambda: backend.encode(image, condition)
 
 
 def noise_pixels(manifest: Manifest) -> NDArray[np.uint8]:

@@ -220,8 +220,7 @@ def _encoder(bundle: Bundle, precision: str, threads: int) -> Graph:
     view = bundle.view(precision)
     path = view.file(view.manifest.encoder)
     flops = sum(count.flops for count in count_graph(path))
-    sizes = view.manifest.preprocessing
-    feeds = encoder_feeds(sizes.height, sizes.width, view.manifest.joint_dim)
+    feeds = encoder_feeds(view)
     session = _session(path, threads)
     return Graph(
         f"encoder/{precision}", precision, threads, flops, lambda: session.run(None, feeds)
@@ -267,8 +266,7 @@ def _profile(
         _LOG.info("profile of the %s encoder", precision)
         view = bundle.view(precision)
         path = view.file(view.manifest.encoder)
-        sizes = view.manifest.preprocessing
-        feeds = encoder_feeds(sizes.height, sizes.width, view.manifest.joint_dim)
+        feeds = encoder_feeds(view)
         events = profile_graph(path, feeds, settings.threads, settings.profiled)
         name = f"encoder/{precision}"
         nodes[name], unmatched[name] = aggregate(events, count_graph(path))

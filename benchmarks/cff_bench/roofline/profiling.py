@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from cff_bench.roofline.counting import NodeCount
 from cff_bench.roofline.gemm import cpu_options
+from cff_runtime.bundle import Bundle
 from cff_runtime.errors import BackendError
+from cff_runtime.verification import golden_condition
 
 _SUFFIX = "_kernel_time"
 _LAYOUT_SUFFIX = "_nchwc"
@@ -208,10 +210,10 @@ def _tensors(entries: Any) -> list[tuple[str, list[int]]]:
     return [(kind, shape) for entry in entries or () for kind, shape in entry.items()]
 
 
-def encoder_feeds(height: int, width: int, joint_dim: int) -> dict[str, NDArray[Any]]:
-    """Return a seeded noise image and text vectors for an encoder."""
-    generator = np.random.default_rng(0)
+def encoder_feeds(bundle: Bundle) -> dict[str, NDArray[Any]]:
+    """Return a seeded noise image and the golden images' condition for an encoder."""
+    generator, size = np.random.default_rng(0), bundle.manifest.preprocessing
     return {
-        "image": generator.integers(0, 256, (1, height, width, 3), dtype=np.uint8),
-        "text": generator.standard_normal((joint_dim, 2)).astype(np.float32),
+        "image": generator.integers(0, 256, (1, size.height, size.width, 3), dtype=np.uint8),
+        bundle.manifest.condition.input: golden_condition(bundle),
     }

@@ -30,6 +30,7 @@ from cff_runtime.coreset import compress_banks, compression_facts
 from cff_runtime.errors import UsageError
 from cff_runtime.finishing import fuse_maps
 from cff_runtime.imaging import IMAGE_SUFFIXES, load_image
+from cff_runtime.verification import golden_condition
 
 MAX_SHOTS = 64
 BACKEND = "backend"
@@ -158,13 +159,13 @@ class _Bench:
         self._manifest = bundle.manifest
         self._backend = backend
         self._plain = plain
-        self._text = bundle.text_vectors(bundle.manifest.text.names[0])
+        self._condition = golden_condition(bundle)
         self._part = part
         self._encoding = self.encode(load_image(part))
         self._features = self.download(self._encoding)
 
     def encode(self, image: NDArray[np.uint8]) -> Encoding:
-        return self._backend.encode(self._manifest.preprocessing(image), self._text)
+        return self._backend.encode(self._manifest.preprocessing(image), self._condition)
 
     def download(self, encoding: Encoding) -> list[NDArray[np.float32]]:
         return [self._backend.download(handle) for handle in encoding.features]
@@ -218,7 +219,7 @@ class _Bench:
         manifest, times = self._manifest, {}
         part, times["decode"] = _timed(lambda: load_image(self._part))
         pixels, times["preprocess"] = _timed(lambda: manifest.preprocessing(part))
-        encoding, times["encode"] = _timed(lambda: self._backend.encode(pixels, self._text))
+        encoding, times["encode"] = _timed(lambda: self._backend.encode(pixels, self._condition))
         nearest: list[NDArray[np.float32]] = []
         for entry in searched:
             nearest, times[_key(entry)] = _timed(
@@ -227,7 +228,7 @@ class _Bench:
         grids = [stage.grid for stage in manifest.stages]
         _, times["finish"] = _timed(
             lambda: fuse_maps(
-                nearest, grids, encoding.text_map, manifest.text.weight, manifest.distance
+                nearest, grids, encoding.map, manifest.map.weight, manifest.distance
             ).max()
         )
         return times

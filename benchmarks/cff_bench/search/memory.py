@@ -15,6 +15,7 @@ import numpy as np
 from cff_runtime.backends import open_backend
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import BackendError
+from cff_runtime.verification import golden_condition
 
 _N_SEARCHES = 3
 _RESET_PEAK = "5"
@@ -62,10 +63,10 @@ def main(arguments: Sequence[str]) -> int:
     bundle = Bundle.open(path)
     backend = open_backend("onnxruntime", bundle, {"threads": int(threads)})
     rng = np.random.default_rng(0)
-    text = bundle.text_vectors(bundle.manifest.text.names[0])
+    condition = golden_condition(bundle)
     preprocessing = bundle.manifest.preprocessing
     image = np.zeros((preprocessing.height, preprocessing.width, 3), np.uint8)
-    features = backend.encode(image, text).features
+    features = backend.encode(image, condition).features
     banks = []
     for stage in bundle.manifest.stages:
         rows = rng.standard_normal((int(shots) * stage.n_tokens, stage.width), np.float32)

@@ -17,6 +17,7 @@ from cff_bench.sweep.axes import EncodePart, SearchPart, bank_rows
 from cff_runtime.backends import Backend, open_backend
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import BackendError
+from cff_runtime.verification import golden_condition
 
 NOISE_SEED = 0
 N_ENCODED = 2  # references that are encoded; larger banks repeat their rows, moved a little
@@ -64,8 +65,8 @@ class Banks:
 
     def __init__(self, bundle: Bundle, encoder: Backend) -> None:
         self._bundle = bundle
-        text = bundle.text_vectors(bundle.manifest.text.names[0])
-        encodings = [encoder.encode(image, text) for image in noise_images(bundle, N_ENCODED)]
+        condition = golden_condition(bundle)
+        encodings = [encoder.encode(image, condition) for image in noise_images(bundle, N_ENCODED)]
         downloaded = [[encoder.download(f) for f in encoding.features] for encoding in encodings]
         self.features = encodings[-1].features
         self._stages = [list(stage) for stage in zip(*downloaded, strict=True)]  # [S][2] of [N,C]
@@ -94,7 +95,7 @@ class OnnxRuntimeSubject:
 
     def __init__(self, bundle: Bundle, provider: str) -> None:
         self._bundle, self._provider = bundle, provider
-        self._text = bundle.text_vectors(bundle.manifest.text.names[0])
+        self._condition = golden_condition(bundle)
         # one encoder of the runtime's own, for the features; also says at once what cannot run
         backend = open_backend("onnxruntime", bundle, {"provider": provider})
         self._banks = Banks(bundle, backend)
@@ -121,7 +122,10 @@ class OnnxRuntimeSubject:
         if part.threads not in self._searchers:
             # of its encoder nothing is asked: a small graph in its place saves a ViT-L's memory
             manifest = self._bundle.manifest
-            light = Bundle(self._bundle.path, replace(manifest, encoder=manifest.scorers[0]))
+            light = Bundle(
+                self._bundle.path,
+                replace(manifest, encoder=(*manifest.scorers, manifest.encoder)[0]),
+            )
             options = {"provider": self._provider, "threads": part.threads}
             self._searchers[part.threads] = open_backend("onnxruntime", light, options)
         if (part.shots, part.bank) not in self._uploaded:  # whatever the threads
@@ -141,7 +145,8 @@ class OnnxRuntimeSubject:
         session, device = self._encoders[part.precision, part.threads]
         binding = session.io_binding()
         binding.bind_cpu_input("image", self._images[part.batch])
-        binding.bind_cpu_input("text", np.ascontiguousarray(self._text))
+        name = self._bundle.manifest.condition.input
+        binding.bind_cpu_input(name, np.ascontiguousarray(self._condition))
         for output in session.get_outputs():
             is_feature = output.name.startswith("features_")
             binding.bind_output(output.name, device if is_feature else "cpu")
@@ -173,7 +178,7 @@ class BackendSubject:
     def __init__(self, bundle: Bundle, name: str) -> None:
         self._bundle, self._name = bundle, name
         self._image = noise_images(bundle, 1)[0]
-        self._text = bundle.text_vectors(bundle.manifest.text.names[0])
+        self._condition = golden_condition(bundle)
         self._backends = {bundle.manifest.precision: open_backend(name, bundle, {})}
         self._banks = Banks(bundle, self._searcher)
         self._uploaded: dict[tuple[int, int], list[Any]] = {}
@@ -198,7 +203,7 @@ class BackendSubject:
     def run(self, part: EncodePart | SearchPart) -> object:
         """Encode an image, or search a bank."""
         if isinstance(part, EncodePart):
-            return self._backends[part.precision].encode(self._image, self._text)
+            return self._backends[part.precision].encode(self._image, self._condition)
         banks = self._uploaded[part.shots, part.bank]
         return _search(self._searcher, self._banks.features, banks)
 

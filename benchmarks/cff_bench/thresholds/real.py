@@ -145,7 +145,12 @@ def _try_rule(
             threshold = profile.threshold
             limits = {
                 "former": former_limit(threshold.scores),
-                "rule": choose_threshold(threshold.scores, threshold.peaks, k).value,
+                "rule": choose_threshold(
+                    threshold.scores,
+                    threshold.peaks,
+                    k,
+                    has_encoder_score=inspector.bundle.manifest.score.output is not None,
+                ).value,
             }
             counts.append(
                 [

@@ -10,18 +10,18 @@ from cff_runtime.backends import Backend, Encoding
 
 
 class RememberingBackend:
-    """Another backend's answers; encodings are kept on the host, for one set of text vectors."""
+    """Another backend's answers; encodings are kept on the host."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._encodings: dict[bytes, Encoding] = {}
 
-    def encode(self, image: NDArray[np.uint8], text: NDArray[np.float32]) -> Encoding:
+    def encode(self, image: NDArray[np.uint8], condition: NDArray[np.float32]) -> Encoding:
         """Encode an image, or return what was found for it before."""
-        digest = hashlib.sha256(image.tobytes()).digest()
+        digest = hashlib.sha256(image.tobytes() + condition.tobytes()).digest()
         if digest not in self._encodings:
-            found = self._backend.encode(image, text)
-            found.text_map.flags.writeable = False  # it is handed out again
+            found = self._backend.encode(image, condition)
+            found.map.flags.writeable = False  # it is handed out again
             self._encodings[digest] = found
         return self._encodings[digest]
 
