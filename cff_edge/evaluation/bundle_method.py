@@ -33,10 +33,13 @@ class BundleMethod:
     def facts(self, cell: Cell) -> Mapping[str, Any]:
         """Return the bundle's id, backbone and head.
 
-        The id covers graphs and preprocessing; the hash covers the text vectors as well.
+        The id covers graphs and preprocessing; the hash covers conditions of words as well.
         """
         manifest = self._inspector.bundle.manifest
-        digests = manifest.id + manifest.files[manifest.text.file].sha256
+        condition = manifest.condition
+        digests = manifest.id
+        if condition.file is not None:
+            digests += manifest.files[condition.file].sha256
         facts: dict[str, Any] = {
             "kind": "bundle",
             "bundle": str(self._path),
@@ -46,16 +49,16 @@ class BundleMethod:
             "backbone": manifest.backbone.get("name"),
             "weights": manifest.backbone.get("weights"),
             "calibrator": manifest.head.get("calibrator"),
-            "text_weight": manifest.text.weight,
+            "text_weight": manifest.map.weight,
             "distance": manifest.distance,
             "image_size": manifest.preprocessing.width,
             "sha256": sha256_bytes(digests.encode()),
-            "has_text_tower": manifest.text.has_text_tower,
+            "has_text_tower": manifest.score.output is not None,
             "zero_shot": False,
             "trained_on": list(manifest.head.get("trained_on", [])),
         }
-        if manifest.text.has_text_tower:
-            named = cell.product in manifest.text.names
+        if manifest.score.output is not None and condition.names:
+            named = cell.product in condition.names
             facts["text_name"] = cell.product if named else "object"
         return facts
 

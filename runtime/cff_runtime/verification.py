@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from cff_runtime.backends import Backend
 from cff_runtime.bundle import Bundle
@@ -53,12 +54,26 @@ def golden_profile(precision: str) -> str:
 def golden_condition(bundle: Bundle) -> NDArray[np.float32]:
     """Return the condition of the golden images, to run an encoder where there is no profile.
 
+    Nothing else of the golden profile is read, so that it takes no memory.
+
     Raises
     ------
-    BundleError, ProfileError
+    BundleError
         If the golden profile is missing or damaged.
     """
-    return _load_golden(bundle, bundle.manifest.precision).condition
+    path = bundle.file(golden_profile(bundle.manifest.precision))
+    try:
+        with safe_open(path, framework="numpy") as file:
+            condition: NDArray[np.float32] = file.get_tensor("condition")
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"`{path}` must hold a condition: {error}; export again") from error
+    expected = bundle.manifest.condition.shape
+    if condition.shape != expected or condition.dtype != np.float32:
+        raise BundleError(
+            f"the condition of `{path}` must be float32 {expected}, got {condition.dtype} "
+            f"{condition.shape}; export the bundle again"
+        )
+    return condition
 
 
 def verify_bundle(
