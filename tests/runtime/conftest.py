@@ -18,23 +18,24 @@ from safetensors.numpy import save_file
 
 from cff_runtime import Bundle, Inspector
 from cff_runtime.backends import Encoding
+from cff_runtime.encoder_signature import ScoreOutput
 from cff_runtime.preprocessing import Preprocessing
 
 
 class NumpyBackend:
     """Pools patches to tokens and mixes them with a seeded matrix; the maths of a real encoder.
 
-    The text score is the mean grey value, 0 to 1; the text map is the image's red channel.
+    The score is the mean grey value, 0 to 1; the map is the image's red channel.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         self._stages = bundle.manifest.stages
-        self._has_text_score = bundle.manifest.text.has_text_tower
+        self._has_score = bundle.manifest.score.output is not None
         rng = np.random.default_rng(5)
         self._mixers = [rng.normal(size=(stage.width, 4)) for stage in self._stages]
         self.n_uploads = 0
 
-    def encode(self, image: NDArray[np.uint8], text: NDArray[np.float32]) -> Encoding:
+    def encode(self, image: NDArray[np.uint8], condition: NDArray[np.float32]) -> Encoding:
         features = []
         for stage, mixer in zip(self._stages, self._mixers, strict=True):
             rows, columns = stage.grid
@@ -43,8 +44,8 @@ class NumpyBackend:
             tokens = np.column_stack([means, np.full(len(means), 0.3)]) @ mixer.T
             tokens /= np.linalg.norm(tokens, axis=1, keepdims=True)
             features.append(tokens.astype(np.float32)[None])
-        text_score = float(image.mean() / 255.0) if self._has_text_score else None
-        return Encoding(tuple(features), (image[:, :, 0] / 255.0).astype(np.float32), text_score)
+        score = float(image.mean() / 255.0) if self._has_score else None
+        return Encoding(tuple(features), (image[:, :, 0] / 255.0).astype(np.float32), score)
 
     def upload_bank(self, bank: NDArray[np.float32]) -> NDArray[np.float32]:
         self.n_uploads += 1
@@ -67,8 +68,10 @@ def numpy_inspector(lite_bundle: Bundle, tmp_path: Path) -> Callable[..., Inspec
         manifest = lite_bundle.manifest
         folder = tmp_path / f"numpy_{text_tower}"
         folder.mkdir(exist_ok=True)
-        vectors = np.eye(manifest.joint_dim, 2, dtype=np.float32)
-        save_file(dict.fromkeys(manifest.text.names, vectors), folder / manifest.text.file)
+        condition = manifest.condition
+        assert condition.file is not None
+        vectors = np.eye(*condition.shape, dtype=np.float32)
+        save_file(dict.fromkeys(condition.names, vectors), folder / condition.file)
         small = replace(
             manifest,
             preprocessing=Preprocessing(32, 32),
@@ -79,7 +82,7 @@ def numpy_inspector(lite_bundle: Bundle, tmp_path: Path) -> Callable[..., Inspec
                 )
             ),
             distance=distance,
-            text=replace(manifest.text, has_text_tower=text_tower),
+            score=ScoreOutput("text_score" if text_tower else None, "max"),
         )
         bundle = Bundle(folder, small)
         return Inspector(bundle, NumpyBackend(bundle))
@@ -113,8 +116,12 @@ def _manifest_id(fields: dict[str, Any]) -> str:
         "preprocessing": fields["preprocessing"],
         "stages": fields["stages"],
         "distance": fields["distance"],
-        "text_weight": fields["text"]["weight"],
-        "has_text_tower": fields["text"]["has_text_tower"],
+        "condition": {
+            name: fields["condition"][name]
+            for name in ("input", "shape", "source", "stage", "choice")
+        },
+        "map": {name: fields["map"][name] for name in ("output", "weight")},
+        "score": {name: fields["score"][name] for name in ("output", "statistic")},
     }
     return hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()
 

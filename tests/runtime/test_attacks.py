@@ -248,7 +248,7 @@ rows(
     (
         "a number of 5,000 digits",
         lambda s: _manifest_text(
-            s, lambda t: t.replace('"schema_version": 3', f'"schema_version": {"9" * 5000}')
+            s, lambda t: t.replace('"schema_version": 4', f'"schema_version": {"9" * 5000}')
         ),
         "must be JSON",
     ),
@@ -265,11 +265,11 @@ rows(
     (
         "an older schema, to skip later checks",
         lambda s: s.manifest(lambda f: f.update(schema_version=2)),
-        "`schema_version` must be 3, got 2",
+        "`schema_version` must be 4, got 2",
     ),
     (
         "the weight of the text map is changed",
-        lambda s: s.manifest(lambda f: f["text"].update(weight=9.0)),
+        lambda s: s.manifest(lambda f: f["map"].update(weight=9.0)),
         "`id` must be the hash",
     ),
     (
@@ -279,7 +279,7 @@ rows(
     ),
     (
         "NaN as a weight",
-        lambda s: s.manifest(lambda f: f["text"].update(weight=float("nan"))),
+        lambda s: s.manifest(lambda f: f["map"].update(weight=float("nan"))),
         "must be a finite number",
     ),
 )
@@ -294,7 +294,7 @@ rows(
 def _header_bomb(scene: Scene) -> None:
     scene.file("text.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
     scene.edit_manifest(scene.bundle, rehash=True)
-    Bundle.open(scene.bundle).text_vectors("object")
+    Bundle.open(scene.bundle).condition_of_word("object")
 
 
 @attack(
@@ -306,7 +306,7 @@ def _header_bomb(scene: Scene) -> None:
 def _replaced_later(scene: Scene) -> None:
     bundle = Bundle.open(scene.bundle)
     _flip(scene.file("text.safetensors"))
-    bundle.text_vectors("object")
+    bundle.condition_of_word("object")
 
 
 def _graph(scene: Scene, location: str = "", domain: str = "", operator: str = "Add") -> None:
@@ -516,7 +516,7 @@ rows(
 def _raw_profile(scene: Scene, n_rows: int, n_bytes: int) -> None:
     """Write a profile whose bank is a hole in the file; it takes no space."""
     entry = {"dtype": "F32", "shape": [n_rows, 2], "data_offsets": [0, 8 * n_rows]}
-    metadata = {"cff_profile": '{"schema_version": 2}'}
+    metadata = {"cff_profile": '{"schema_version": 3}'}
     header = json.dumps({"__metadata__": metadata, "bank_0": entry}).encode()
     scene.profile.write_bytes(struct.pack("<Q", len(header)) + header)
     os.truncate(scene.profile, 8 + len(header) + n_bytes)
@@ -572,7 +572,7 @@ rows(
     (
         "an older schema",
         lambda s: s.facts(lambda f: f.update(schema_version=1)),
-        "`schema_version` must be 2, got 1",
+        "`schema_version` must be 3, got 1",
     ),
     (
         "the threshold is NaN, above which is nothing",
@@ -595,7 +595,7 @@ rows(
         _put("mean_0", np.inf),
         "rows of `mean_0` must have unit length",
     ),
-    ("NaN in the text vectors", _put("text", np.nan), "`text` must be finite"),
+    ("NaN in the condition", _put("condition", np.nan), "`condition` must be finite"),
     (
         "a bank of zeros, far from everything",
         lambda s: s.tensors(lambda t: t["bank_0"].fill(0)),

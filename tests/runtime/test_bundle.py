@@ -98,7 +98,7 @@ def test_a_link_inside_the_folder_is_followed(bundle_copy: Path) -> None:
     (bundle_copy / "text.safetensors").rename(bundle_copy / "real")
     (bundle_copy / "text.safetensors").symlink_to("real")
 
-    assert Bundle.open(bundle_copy).text_vectors("object").shape == (64, 2)
+    assert Bundle.open(bundle_copy).condition_of_word("object").shape == (64, 2)
 
 
 def test_a_link_in_a_circle_is_refused(bundle_copy: Path) -> None:
@@ -134,8 +134,8 @@ def test_a_size_that_the_file_has_not_is_refused(
     assert f"must have {n_bytes} bytes" in _refused(bundle_copy)
 
 
-def test_an_edited_text_weight_is_found(bundle_copy: Path, edit_manifest: EditManifest) -> None:
-    edit_manifest(bundle_copy, lambda fields: fields["text"].update(weight=0.5))
+def test_an_edited_map_weight_is_found(bundle_copy: Path, edit_manifest: EditManifest) -> None:
+    edit_manifest(bundle_copy, lambda fields: fields["map"].update(weight=0.5))
 
     assert "`id` must be the hash" in _refused(bundle_copy)
 
@@ -178,12 +178,12 @@ def test_text_vectors_are_those_of_the_file(lite_bundle: Bundle) -> None:
     stored = load_file(lite_bundle.path / "text.safetensors")
 
     for name in ("object", "bottle"):
-        np.testing.assert_array_equal(lite_bundle.text_vectors(name), stored[name])
+        np.testing.assert_array_equal(lite_bundle.condition_of_word(name), stored[name])
 
 
 def test_an_unknown_class_word_is_a_wrong_call(lite_bundle: Bundle) -> None:
     with pytest.raises(UsageError, match=r"one of object, bottle, got 'ring'"):
-        lite_bundle.text_vectors("ring")
+        lite_bundle.condition_of_word("ring")
 
 
 def _nan_vectors() -> NDArray[np.float32]:
@@ -216,7 +216,7 @@ def test_text_vectors_of_another_shape_are_refused(
     edit_manifest(bundle_copy, rehash=True)
 
     with pytest.raises(BundleError, match="text") as caught:
-        Bundle.open(bundle_copy).text_vectors("object")
+        Bundle.open(bundle_copy).condition_of_word("object")
 
     assert len(str(caught.value)) < 300
 
@@ -233,7 +233,7 @@ def test_tensors_of_a_type_that_numpy_lacks_are_refused(
     edit_manifest(bundle_copy, rehash=True)
 
     with pytest.raises(BundleError, match="must be"):
-        Bundle.open(bundle_copy).text_vectors("object")
+        Bundle.open(bundle_copy).condition_of_word("object")
 
 
 @pytest.mark.parametrize("name", ["encoder.fp32.onnx", "scorer_1.fp32.onnx"])

@@ -67,19 +67,19 @@ class PythonRuntime:
             self._profiles[case.profile] = Profile.load(case.profile)
         profile, manifest = self._profiles[case.profile], inspector.bundle.manifest
         tensors: dict[str, Any] = {"resized": manifest.preprocessing(case.image)}
-        encoding = backend.encode(case.tensors["resized"], profile.text)
+        encoding = backend.encode(case.tensors["resized"], profile.condition)
         features = [backend.download(handle) for handle in encoding.features]
-        tensors["text_map"] = encoding.text_map
+        tensors |= {f"features_{stage}": rows for stage, rows in enumerate(features)}
+        tensors["encoder_map"] = encoding.map
         nearest = []
-        for stage, (handle, bank) in enumerate(zip(encoding.features, profile.banks, strict=True)):
+        for stage, (handle, bank) in enumerate(zip(encoding.features, profile.banks, strict=False)):
             best = backend.search(stage, handle, backend.upload_bank(bank))
-            tensors[f"features_{stage}"] = features[stage]
             tensors[f"nearest_{stage}"] = best
             tensors[f"distance_{stage}"] = stage_distance(best, manifest.distance)
             nearest.append(best)
-        grids = [stage.grid for stage in manifest.stages]
-        weight, distance = manifest.text.weight, manifest.distance
-        tensors["map"] = fuse_maps(nearest, grids, encoding.text_map, weight, distance)
+        grids = [stage.grid for stage in manifest.stages[: len(nearest)]]
+        weight, distance = manifest.map.weight, manifest.distance
+        tensors["map"] = fuse_maps(nearest, grids, encoding.map, weight, distance)
         result = inspector.inspect(case.image, profile)
         np.testing.assert_array_equal(result.anomaly_map, tensors["map"])
         facts = json.loads(json.dumps(result.to_dict()))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import combinations
 from math import comb
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from cff_runtime import Inspector
-from cff_runtime.curve.gallery import Gallery, Probe, build_gallery, n_encodings
+from cff_runtime.curve.gallery import Answer, Gallery, Probe, build_gallery, n_encodings
 from cff_runtime.curve.intervals import Estimate, estimate
 from cff_runtime.curve.points import Curve, Point, measure_curve
 from cff_runtime.curve.statement import article, ordinal, statement
 from cff_runtime.curve.trials import Trial, Trials, draw_orders, run_trial, run_trials
+from cff_runtime.encoder_signature import ScoreOutput
 from cff_runtime.errors import UsageError
 from cff_runtime.inspector import DEFAULT_TEXT_NAME
 from cff_runtime.thresholds import DEFAULT_MARGIN
@@ -31,7 +33,10 @@ def test_a_trial_is_an_enrolment_and_inspections(
     references: list[int],
 ) -> None:
     inspector = numpy_inspector(text_tower)
-    manifest, text = inspector.bundle.manifest, inspector.bundle.text_vectors(DEFAULT_TEXT_NAME)
+    manifest, text = (
+        inspector.bundle.manifest,
+        inspector.bundle.condition_of_word(DEFAULT_TEXT_NAME),
+    )
     good = [manifest.preprocessing(draw_part(seed)) for seed in range(6)]
     bad = [manifest.preprocessing(draw_part(50 + seed, True)) for seed in range(2)]
     gallery = build_gallery(inspector._backend, manifest, good, bad, text)
@@ -64,10 +69,10 @@ def test_every_image_is_encoded_once(
 
     backend.encode = count
     resized = [manifest.preprocessing(image) for image in good_parts]
-    text = inspector.bundle.text_vectors(DEFAULT_TEXT_NAME)
+    text = inspector.bundle.condition_of_word(DEFAULT_TEXT_NAME)
     n_told = []
     gallery = build_gallery(backend, manifest, resized, resized[:1], text, lambda: n_told.append(1))
-    assert len(calls) == len(n_told) == n_encodings(4, 1) == 21
+    assert len(calls) == len(n_told) == n_encodings(manifest, 4, 1) == 21
     run_trials(gallery, draw_orders(4, 5, 0), 2, DEFAULT_MARGIN)
     assert len(calls) == 21
 
@@ -75,8 +80,9 @@ def test_every_image_is_encoded_once(
 class PlantedGallery(Gallery):
     """Parts of kinds: a part scores 1 where no reference is of its kind, else 0."""
 
-    def peak(self, probe: Probe, references: Any, is_augmented: bool = False) -> float:
-        return 0.0 if is_augmented else float(probe.nearest[list(references)].max() < 1.0)
+    def answer(self, probe: Probe, references: Any, is_augmented: bool = False) -> Answer:
+        peak = 0.0 if is_augmented else float(probe.nearest[list(references)].max() < 1.0)
+        return Answer(peak, peak, None)
 
 
 def plant(kinds: list[int], n_defective: int = 0) -> PlantedGallery:
@@ -85,7 +91,8 @@ def plant(kinds: list[int], n_defective: int = 0) -> PlantedGallery:
     nothing = np.zeros((1, 1), np.float32)
     parts = tuple(Probe(row, nothing, None) for row in same)
     strange = Probe(np.zeros(len(kinds), np.float32), nothing, None)
-    return PlantedGallery(None, parts, tuple((p,) for p in parts), (strange,) * n_defective)  # type: ignore[arg-type]
+    manifest: Any = SimpleNamespace(score=ScoreOutput(None, "max"))
+    return PlantedGallery(manifest, parts, [[p] for p in parts], [strange] * n_defective)
 
 
 def flat_trials(kinds: list[int], k: int, n_draws: int, seed: int) -> Trials:
@@ -95,7 +102,7 @@ def flat_trials(kinds: list[int], k: int, n_draws: int, seed: int) -> Trials:
     for order in draw_orders(len(kinds), n_draws, seed):
         references = order[:k].tolist()
         good = [
-            np.nan if i in references else gallery.peak(gallery.good[i], references)
+            np.nan if i in references else gallery.answer(gallery.good[i], references).peak
             for i in range(len(kinds))
         ]
         draws.append(Trial(0.5, np.array(good), np.array([])))

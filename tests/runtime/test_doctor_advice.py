@@ -23,7 +23,7 @@ RTX = Gpu("NVIDIA GeForce RTX 4090", "8.9", 24 * GIB, persistence=False)
 NEEDS = BundleNeeds(
     path="bundle",
     id="0123456789abcdef" * 4,
-    schema_version=3,
+    schema_version=4,
     backbone="efficientnet-lite0",
     is_transformer=False,
     height=256,

@@ -83,7 +83,7 @@ def test_a_result_carries_what_a_monitor_needs(numpy_inspector: Callable[..., In
     result = inspector.inspect(image, profile)
 
     resized = inspector.bundle.manifest.preprocessing(image)
-    encoding = inspector._backend.encode(resized, profile.text)
+    encoding = inspector._backend.encode(resized, profile.condition)
     means = mean_features([inspector._backend.download(one) for one in encoding.features])
     alone = [
         min(product_distance([mean], [rows[k : k + 1]]) for k in range(3))

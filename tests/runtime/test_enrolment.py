@@ -24,13 +24,13 @@ def _encode(inspector: Inspector, image: NDArray[np.uint8], text: NDArray[np.flo
     backend = inspector._backend
     encoding = backend.encode(image, text)
     features = [backend.download(handle).astype(np.float64) for handle in encoding.features]
-    return features, encoding.text_map.astype(np.float64), encoding.text_score
+    return features, encoding.map.astype(np.float64), encoding.score
 
 
 def _map(inspector: Inspector, part: Encoded, bank_parts: list[Encoded]) -> NDArray[np.float64]:
     """Anomaly map by definition: all cosines at once, upsampled by PyTorch."""
     features, text_map, _ = part
-    total = inspector.bundle.manifest.text.weight * text_map
+    total = inspector.bundle.manifest.map.weight * text_map
     for number, stage in enumerate(inspector.bundle.manifest.stages):
         bank = np.concatenate([other[0][number] for other in bank_parts])
         plane = 1.0 - (features[number] @ bank.T).max(axis=1)
@@ -69,7 +69,7 @@ def test_scores_leave_one_image_out(
 
     profile = lite_inspector.enroll(images, "ring", margin=0.25)
 
-    maps, _ = _brute_force(lite_inspector, images, profile.text)
+    maps, _ = _brute_force(lite_inspector, images, profile.condition)
     peaks = np.array([anomaly_map.max() for anomaly_map in maps])
     assert len(maps) == (5 * n_references if n_references > 1 else 4)
     np.testing.assert_allclose(profile.threshold.peaks, peaks, atol=LOG_ATOL, rtol=0)
@@ -112,7 +112,7 @@ def test_a_text_tower_halves_the_score(
 
     profile = inspector.enroll(images, "ring", margin=0.0)
 
-    maps, text_scores = _brute_force(inspector, images, profile.text)
+    maps, text_scores = _brute_force(inspector, images, profile.condition)
     peaks = np.array([anomaly_map.max() for anomaly_map in maps])
     assert profile.peak_scale == pytest.approx(0.5 / peaks.max(), rel=atol / peaks.max())
     expected = 0.5 * (np.array(text_scores) + 0.5 / peaks.max() * peaks)
@@ -151,7 +151,7 @@ def test_banks_hold_the_features_reference_by_reference(
     lite_inspector: Inspector, lite_profile: Profile, good_parts: Images
 ) -> None:
     resize = lite_inspector.bundle.manifest.preprocessing
-    parts = [_encode(lite_inspector, resize(image), lite_profile.text) for image in good_parts]
+    parts = [_encode(lite_inspector, resize(image), lite_profile.condition) for image in good_parts]
 
     for stage, bank in enumerate(lite_profile.banks):
         expected = np.concatenate([features[stage] for features, _, _ in parts])
@@ -193,8 +193,10 @@ def test_the_text_name_is_the_products_if_the_bundle_has_it(
 ) -> None:
     profile = lite_inspector.enroll(good_parts[:1], product, text_name)
 
-    assert profile.text_name == expected
-    np.testing.assert_array_equal(profile.text, lite_inspector.bundle.text_vectors(expected))
+    assert profile.condition_name == expected
+    np.testing.assert_array_equal(
+        profile.condition, lite_inspector.bundle.condition_of_word(expected)
+    )
 
 
 def test_progress_counts_references_and_augmentations(
@@ -256,7 +258,7 @@ def test_an_encoder_that_gives_nan_enrols_nothing(
 
     def broken(image: NDArray[np.uint8], text: NDArray[np.float32]) -> object:
         encoding = encode(image, text)
-        return replace(encoding, text_map=np.full_like(encoding.text_map, np.nan))
+        return replace(encoding, map=np.full_like(encoding.map, np.nan))
 
     inspector._backend.encode = broken
 

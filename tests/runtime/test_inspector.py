@@ -26,8 +26,8 @@ def _reference_map(
 ) -> NDArray[np.float64]:
     """Anomaly map in float64, all cosines at once, upsampled by PyTorch."""
     manifest, backend = inspector.bundle.manifest, inspector._backend
-    encoding = backend.encode(manifest.preprocessing(image), profile.text)
-    total = manifest.text.weight * encoding.text_map.astype(np.float64)
+    encoding = backend.encode(manifest.preprocessing(image), profile.condition)
+    total = manifest.map.weight * encoding.map.astype(np.float64)
     for handle, bank, stage in zip(encoding.features, profile.banks, manifest.stages, strict=True):
         cosine = backend.download(handle).astype(np.float64) @ bank.astype(np.float64).T
         plane = 1.0 - cosine.max(axis=1)
@@ -35,7 +35,7 @@ def _reference_map(
             plane = np.log1p(np.maximum(plane, 0.0) / 0.01)
         grid = torch.from_numpy(plane).view(1, 1, *stage.grid)
         total += torch.nn.functional.interpolate(
-            grid, encoding.text_map.shape, mode="bilinear", align_corners=True
+            grid, encoding.map.shape, mode="bilinear", align_corners=True
         )[0, 0].numpy()
     return total
 
@@ -225,7 +225,7 @@ def test_a_missing_image_is_a_wrong_call(
         lite_inspector.inspect(tmp_path / "none.png", lite_profile)
 
 
-@pytest.mark.parametrize("where", ["text_map", "features"])
+@pytest.mark.parametrize("where", ["map", "features"])
 def test_a_part_never_passes_because_of_nan(
     where: str, numpy_inspector: Callable[..., Inspector], good_parts: Images
 ) -> None:
@@ -235,8 +235,8 @@ def test_a_part_never_passes_because_of_nan(
 
     def broken(image: NDArray[np.uint8], text: NDArray[np.float32]) -> object:
         encoding = encode(image, text)
-        if where == "text_map":
-            encoding.text_map[3, 3] = np.nan
+        if where == "map":
+            encoding.map[3, 3] = np.nan
         else:
             encoding.features[0][0, 0] = np.nan
         return encoding
@@ -345,7 +345,7 @@ def test_a_profile_may_go_while_its_banks_are_searched(
     profile = lite_inspector.enroll(good_parts[1:3], "ring")
     banks = lite_inspector._device_banks(profile)
     encoding = lite_inspector._backend.encode(
-        lite_inspector.bundle.manifest.preprocessing(good_parts[0]), profile.text
+        lite_inspector.bundle.manifest.preprocessing(good_parts[0]), profile.condition
     )
     before = [
         lite_inspector._backend.search(stage, features, bank)

@@ -19,8 +19,9 @@ WRONG_TYPES: dict[str, list[object]] = {
     "preprocessing": [[], "bicubic", None],
     "stages": [{}, None, ["stage"] * 4, [[]] * 4],
     "distance": [1, None, ["log"], "", "Log", "euclidean", "l" * 10_000],
-    "joint_dim": ["64", 64.0, True, None, 0, -64, 1 << 40],
-    "text": [[], "text.safetensors", None],
+    "condition": [[], "text.safetensors", None],
+    "map": [[], 1.0, None],
+    "score": [[], "max", None],
     "golden": [0, None],
     "files": [[], None, "all"],
     "backbone": ["lite", None],
@@ -35,15 +36,44 @@ WRONG_TYPES: dict[str, list[object]] = {
     "schema_version": ["1", 1.0, True, None, [1]],
 }
 PARTS: list[tuple[tuple[str | int, ...], object]] = [
-    (("text", "file"), 1),
-    (("text", "names"), "object"),
-    (("text", "names"), [1]),
-    (("text", "weight"), "0.05"),
-    (("text", "weight"), True),
-    (("text", "weight"), float("nan")),
-    (("text", "weight"), float("inf")),
-    (("text", "weight"), 10**400),
-    (("text", "has_text_tower"), 0),
+    (("condition", "input"), None),
+    (("condition", "input"), "Text"),
+    (("condition", "input"), "0text"),
+    (("condition", "input"), "te xt"),
+    (("condition", "input"), "image"),
+    (("condition", "input"), "features_9"),
+    (("condition", "input"), "t" * 65),
+    (("condition", "shape"), None),
+    (("condition", "shape"), [64]),
+    (("condition", "shape"), [64, 2, 1]),
+    (("condition", "shape"), [0, 2]),
+    (("condition", "shape"), [64.0, 2]),
+    (("condition", "shape"), [True, 2]),
+    (("condition", "shape"), [1 << 17, 2]),
+    (("condition", "shape"), [64, 1 << 15]),
+    (("condition", "source"), "template"),
+    (("condition", "source"), "reference"),  # with a file and names
+    (("condition", "source"), None),
+    (("condition", "file"), 1),
+    (("condition", "file"), None),
+    (("condition", "names"), "object"),
+    (("condition", "names"), [1]),
+    (("condition", "names"), []),
+    (("condition", "stage"), 0),
+    (("condition", "stage"), "0"),
+    (("condition", "choice"), "medoid"),
+    (("map", "output"), None),
+    (("map", "output"), "features_0"),
+    (("map", "output"), "text-map"),
+    (("map", "weight"), "0.05"),
+    (("map", "weight"), True),
+    (("map", "weight"), float("nan")),
+    (("map", "weight"), float("inf")),
+    (("map", "weight"), 10**400),
+    (("score", "output"), 0),
+    (("score", "output"), "image"),
+    (("score", "statistic"), "mean"),
+    (("score", "statistic"), None),
     (("stages", 0, "grid"), [12]),
     (("stages", 0, "grid"), [12, 12, 12]),
     (("stages", 0, "grid"), [12, -12]),
@@ -128,7 +158,9 @@ def test_a_wrong_part_of_a_field_is_named(
 
 @pytest.mark.parametrize(
     "path",
-    [("text", name) for name in ("file", "names", "weight", "has_text_tower")]
+    [("condition", name) for name in ("input", "shape", "source", "file", "names")]
+    + [("condition", name) for name in ("stage", "choice")]
+    + [("map", "output"), ("map", "weight"), ("score", "output"), ("score", "statistic")]
     + [("stages", 1, name) for name in ("grid", "width", "tap")]
     + [("files", "scorer_0.fp32.onnx", name) for name in ("sha256", "n_bytes")],
 )
@@ -155,7 +187,7 @@ def test_another_schema_version_says_what_to_do(version: int, fields: Fields) ->
 
     message = _refused(json.dumps(fields))
 
-    assert f"must be 3, got {version}" in message
+    assert f"must be 4, got {version}" in message
     assert "export" in message and "update" in message
 
 
@@ -166,7 +198,7 @@ def test_a_bundle_of_the_first_version_is_to_be_exported_again(fields: Fields) -
 
     message = _refused(json.dumps(fields))
 
-    assert message.startswith("`schema_version` must be 3, got 1; export the bundle again")
+    assert message.startswith("`schema_version` must be 4, got 1; export the bundle again")
 
 
 def test_an_unknown_distance_says_which_there_are(fields: Fields) -> None:
@@ -216,7 +248,7 @@ def test_a_graph_that_the_list_of_files_lacks_is_refused(field: str, fields: Fie
 def test_scorers_and_stages_must_be_equally_many(fields: Fields) -> None:
     fields["scorers"] = fields["scorers"][:3]
 
-    assert "one entry per stage (4), got 3" in _refused(json.dumps(fields))
+    assert "one entry per stage (4) or none, got 3" in _refused(json.dumps(fields))
 
 
 @pytest.mark.parametrize("n_stages", [0, MAX_STAGES + 1])
@@ -237,8 +269,11 @@ def test_the_id_is_the_documented_hash(
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("text", "weight"), 0.06),
-        (("text", "has_text_tower"), True),
+        (("map", "weight"), 0.06),
+        (("score", "output"), "text_score"),
+        (("score", "statistic"), "std"),
+        (("condition", "input"), "words"),
+        (("condition", "shape"), [32, 2]),
         (("preprocessing", "height"), 97),
         (("distance",), "cosine"),
         (("stages", 0, "tap"), "block3"),

@@ -140,7 +140,7 @@ def test_encoding_has_the_shapes_of_the_manifest(
     backend: OnnxRuntimeBackend, lite_bundle: Bundle
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    text = lite_bundle.text_vectors("object")
+    text = lite_bundle.condition_of_word("object")
 
     encoding = backend.encode(image, text)
 
@@ -148,21 +148,21 @@ def test_encoding_has_the_shapes_of_the_manifest(
         features = backend.download(handle)
         assert features.shape == (stage.n_tokens, stage.width)
         np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1.0, atol=1e-5)
-    assert encoding.text_map.shape == (96, 96) and encoding.text_map.dtype == np.float32
-    assert encoding.text_map.min() >= 0.0 and encoding.text_map.max() <= 4.0
-    assert encoding.text_score is None
+    assert encoding.map.shape == (96, 96) and encoding.map.dtype == np.float32
+    assert encoding.map.min() >= 0.0 and encoding.map.max() <= 4.0
+    assert encoding.score is None
 
 
 def test_views_of_images_are_encoded_like_their_copies(
     backend: OnnxRuntimeBackend, lite_bundle: Bundle
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (96, 192, 3), dtype=np.uint8)[:, ::-2]
-    text = np.asfortranarray(lite_bundle.text_vectors("object"))
+    text = np.asfortranarray(lite_bundle.condition_of_word("object"))
 
     from_view = backend.encode(image, text)
     from_copy = backend.encode(image.copy(), np.ascontiguousarray(text))
 
-    np.testing.assert_array_equal(from_view.text_map, from_copy.text_map)
+    np.testing.assert_array_equal(from_view.map, from_copy.map)
     np.testing.assert_array_equal(
         backend.download(from_view.features[2]), backend.download(from_copy.features[2])
     )
@@ -220,12 +220,12 @@ def test_a_bank_of_another_width_is_a_backend_error(backend: OnnxRuntimeBackend)
 
 def test_a_text_score_that_the_graph_lacks_is_a_backend_error(lite_bundle: Bundle) -> None:
     manifest = lite_bundle.manifest
-    text = replace(manifest.text, has_text_tower=True)
-    forged = Bundle(lite_bundle.path, replace(manifest, text=text))
+    score = replace(manifest.score, output="text_score")
+    forged = Bundle(lite_bundle.path, replace(manifest, score=score))
     backend = open_backend("onnxruntime", forged, {})
 
     with pytest.raises(BackendError, match="could not run the encoder"):
-        backend.encode(np.zeros((96, 96, 3), np.uint8), lite_bundle.text_vectors("object"))
+        backend.encode(np.zeros((96, 96, 3), np.uint8), lite_bundle.condition_of_word("object"))
 
 
 def test_graphs_that_do_not_fit_the_manifest_give_one_sentence(
@@ -307,7 +307,7 @@ def test_one_thread_gives_the_same_answers(
 ) -> None:
     single = open_backend("onnxruntime", lite_bundle, {"provider": "cpu", "threads": 1})
     image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    text = lite_bundle.text_vectors("object")
+    text = lite_bundle.condition_of_word("object")
 
     one, all_threads = single.encode(image, text), backend.encode(image, text)
 

@@ -29,7 +29,7 @@ from cff_runtime.parity import (
 LIMITS = ParityLimits(
     features=0.001,
     cosine=0.9,
-    text_map=0.002,
+    encoder_map=0.002,
     anomaly_map=0.003,
     score=0.004,
     map_shift=0.05,
@@ -45,8 +45,8 @@ REPORT = ParityReport(
     feature_max_diff=(0.001, 0.0),
     feature_min_cosine=(0.123456, -1.0),
     feature_mean_cosine=(1.0, 0.9),
-    text_map_max_diff=0.002,
-    text_score_max_diff=0.004,
+    encoder_map_max_diff=0.002,
+    encoder_score_max_diff=0.004,
     map_max_diff=0.003,
     score_max_diff=0.004,
     map_shift=0.05,
@@ -89,8 +89,14 @@ def test_what_is_at_its_limit_passes() -> None:
             "features of stage 0 have a mean cosine of 0.89999 to fp32, at least 0.9 must be "
             "(smallest 0.12346)",
         ),
-        ({"text_map_max_diff": 0.0021}, "text map differs by 2.10e-03, at most 2e-03 may be"),
-        ({"text_score_max_diff": 0.0041}, "text score differs by 4.10e-03, at most 4e-03 may be"),
+        (
+            {"encoder_map_max_diff": 0.0021},
+            "encoder's map differs by 2.10e-03, at most 2e-03",
+        ),
+        (
+            {"encoder_score_max_diff": 0.0041},
+            "encoder's score differs by 4.10e-03, at most 4e-03",
+        ),
         ({"map_max_diff": 0.0031}, "anomaly map differs by 3.10e-03, at most 3e-03 may be"),
         ({"score_max_diff": 0.0041}, "score differs by 4.10e-03, at most 4e-03 may be"),
         ({"auroc_diff": 0.0081}, "AUROC differs by 8.10e-03, at most 8e-03 may be"),
@@ -117,8 +123,8 @@ def test_each_limit_alone_gives_its_one_sentence(change: dict[str, Any], sentenc
 @pytest.mark.parametrize(
     ("name", "start"),
     [
-        ("text_map_max_diff", "text map differs by "),
-        ("text_score_max_diff", "text score differs by "),
+        ("encoder_map_max_diff", "encoder's map differs by "),
+        ("encoder_score_max_diff", "encoder's score differs by "),
         ("map_max_diff", "anomaly map differs by "),
         ("score_max_diff", "score differs by "),
         ("auroc_diff", "AUROC differs by "),
@@ -160,9 +166,9 @@ def test_all_that_fails_is_told_at_once() -> None:
     ("limit", "names"),
     [
         ("features", ("feature_max_diff",)),
-        ("text_map", ("text_map_max_diff",)),
+        ("encoder_map", ("encoder_map_max_diff",)),
         ("anomaly_map", ("map_max_diff",)),
-        ("score", ("score_max_diff", "text_score_max_diff")),
+        ("score", ("score_max_diff", "encoder_score_max_diff")),
         ("verdict_flips", ("flipped",)),
     ],
 )
@@ -190,7 +196,7 @@ def test_fp32_is_held_to_its_numbers() -> None:
 def test_reduced_precisions_are_held_to_what_they_decide(precision: str) -> None:
     limits = limits_for(precision)
 
-    assert limits.features is limits.text_map is limits.anomaly_map is limits.score is None
+    assert limits.features is limits.encoder_map is limits.anomaly_map is limits.score is None
     assert limits.cosine == 0.9995 and limits.rank_correlation == 0.94
     assert limits.map_shift == limits.score_shift == 0.05
     # 0.2 points and not one verdict, whatever the precision

@@ -68,7 +68,7 @@ def test_a_profile_comes_back_from_its_file(lite_profile: Profile, profile_file:
             if name in ("banks", "means"):
                 for one, other in zip(saved, found, strict=True):
                     np.testing.assert_array_equal(one, other)
-            elif name in ("text", "reference_images"):
+            elif name in ("condition", "reference_images"):
                 np.testing.assert_array_equal(saved, found)
             else:
                 assert found == saved, name
@@ -87,7 +87,7 @@ def test_the_file_holds_tensors_and_facts_as_documented(
         "mean_1": (4, 41),
         "mean_2": (4, 64),
         "mean_3": (4, 64),
-        "text": (64, 2),
+        "condition": (64, 2),
         "bank_0": (4 * 144, 25),
         "bank_1": (4 * 144, 41),
         "bank_2": (4 * 36, 64),
@@ -95,7 +95,7 @@ def test_the_file_holds_tensors_and_facts_as_documented(
     }
     assert tensors.pop("references").dtype == np.uint8
     assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float32)}
-    assert facts["schema_version"] == 2
+    assert facts["schema_version"] == 3
     assert facts["origin"]["precision"] == "fp32"
     assert [reference["size"] for reference in facts["references"]] == [[150, 120]] * 4
     assert facts["threshold"]["value"] == lite_profile.threshold.value
@@ -167,7 +167,7 @@ FACTS = (
     "threshold",
     "display_range",
     "peak_scale",
-    "text_name",
+    "condition_name",
     "product_limit",
     "settings",
     "compression",
@@ -215,7 +215,8 @@ def test_a_missing_fact_of_the_threshold_is_named(name: str, damage: Callable[..
         ("schema_version", "1"),
         ("schema_version", True),
         ("schema_version", 1),
-        ("schema_version", 3),
+        ("schema_version", 2),
+        ("schema_version", 4),
         ("product", 5),
         ("bundle_id", None),
         ("origin", "fp32"),
@@ -243,7 +244,7 @@ def test_a_missing_fact_of_the_threshold_is_named(name: str, damage: Callable[..
         ("peak_scale", "1"),
         ("peak_scale", float("nan")),
         ("peak_scale", 10**400),
-        ("text_name", 1),
+        ("condition_name", 1),
         ("history", "enrolled"),
         ("history", ["enrolled"]),
         ("history", [None]),
@@ -292,7 +293,8 @@ def test_a_wrong_fact_of_the_threshold_is_named(
         ("origin", "preprocessing", {"height": 96}),
         ("origin", "preprocessing", {"height": 96, "width": "96"}),
         ("origin", "distance", None),
-        ("origin", "text_weight", float("nan")),
+        ("origin", "map_weight", float("nan")),
+        ("origin", "score_statistic", 1),
         ("references", "name", 7),
         ("references", "sha256", None),
         ("references", "added", 0),
@@ -364,13 +366,13 @@ def _longer_row(tensor: NDArray[Any]) -> NDArray[Any]:
         (_set("bank_3", lambda t: 0 * t), "rows of `bank_3` must have unit length"),
         (_set("bank_3", lambda t: 2 * t), "rows of `bank_3` must have unit length"),
         (_set("bank_0", _longer_row), "rows of `bank_0` must have unit length"),
-        (_set("text", _with((0, 0), np.nan)), "`text` must be finite"),
-        (_set("text", _with((0, 0), -np.inf)), "`text` must be finite"),
-        (_set("text", lambda t: t[:, 0].copy()), "`text` must be a float32 matrix"),
-        (_set("text", lambda t: t.astype(np.float64)), "`text` must be a float32 matrix"),
-        (lambda tensors: tensors.pop("text"), "tensors must be `text`, `references`"),
-        (lambda tensors: tensors.pop("references"), "tensors must be `text`, `references`"),
-        (lambda tensors: tensors.pop("mean_1"), "tensors must be `text`, `references`"),
+        (_set("condition", _with((0, 0), np.nan)), "`condition` must be finite"),
+        (_set("condition", _with((0, 0), -np.inf)), "`condition` must be finite"),
+        (_set("condition", lambda t: t[:, 0].copy()), "`condition` must be a float32 matrix"),
+        (_set("condition", lambda t: t.astype(np.float64)), "`condition` must be a float32 matrix"),
+        (lambda tensors: tensors.pop("condition"), "tensors must be `condition`, `references`"),
+        (lambda tensors: tensors.pop("references"), "tensors must be `condition`, `references`"),
+        (lambda tensors: tensors.pop("mean_1"), "tensors must be `condition`, `references`"),
         (_set("references", lambda t: t[:3].copy()), "an image of every entry of `references`"),
         (_set("references", lambda t: t[:, :95].copy()), "an image of every entry"),
         (_set("references", lambda t: t.astype(np.int8)), "`references` must be uint8 [K,H,W,3]"),
@@ -378,10 +380,10 @@ def _longer_row(tensor: NDArray[Any]) -> NDArray[Any]:
         (_set("references", lambda t: t[0].copy()), "`references` must be uint8 [K,H,W,3]"),
         (_set("mean_1", lambda t: t[:3].copy()), "`mean_s` must have a row of each of 4"),
         (_set("mean_1", lambda t: 2 * t), "rows of `mean_1` must have unit length"),
-        (lambda tensors: tensors.pop("bank_1"), "tensors must be `text`, `references`"),
+        (lambda tensors: tensors.pop("bank_1"), "tensors must be `condition`, `references`"),
         (lambda tensors: tensors.update(bank_9=tensors["bank_0"]), "tensors must be"),
         (lambda tensors: tensors.update(extra=tensors["bank_0"]), "tensors must be"),
-        (lambda t: [t.pop(f"bank_{s}") for s in range(4)], "tensors must be"),
+        (lambda t: [t.pop(f"mean_{s}") for s in range(4)], "tensors must be"),
         (
             lambda t: t.update({f"bank_{s}": t["bank_3"].copy() for s in range(4, 17)}),
             "tensors must be",
@@ -395,7 +397,7 @@ def test_wrong_tensors_are_named(
 
 
 def _raw_file(
-    path: Path, entries: dict[str, Any], n_bytes: int, facts: str = '{"schema_version": 2}'
+    path: Path, entries: dict[str, Any], n_bytes: int, facts: str = '{"schema_version": 3}'
 ) -> None:
     header = json.dumps({"__metadata__": {"cff_profile": facts}, **entries}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
@@ -458,7 +460,7 @@ def test_another_bundle_refuses_a_profile(lite_profile: Profile, lite_bundle: Bu
     [
         (lambda p: {"banks": p.banks[:3]}, r"widths \[25, 41, 64, 64\], got \[25, 41, 64\]"),
         (lambda p: {"banks": p.banks[::-1]}, r"got \[64, 64, 41, 25\]"),
-        (lambda p: {"text": p.text[:32]}, r"shape \(64, 2\), got \(32, 2\)"),
+        (lambda p: {"condition": p.condition[:32]}, r"shape \(64, 2\), got \(32, 2\)"),
     ],
 )
 def test_shapes_must_fit_the_bundle(
@@ -503,4 +505,4 @@ def test_banks_need_not_be_contiguous_to_be_saved(lite_profile: Profile, tmp_pat
 
 
 def test_the_schema_version_is_the_documented_one() -> None:
-    assert profile_module.SCHEMA_VERSION == 2
+    assert profile_module.SCHEMA_VERSION == 3

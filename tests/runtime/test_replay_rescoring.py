@@ -131,7 +131,7 @@ def test_another_text_is_encoded_for_each_side(
     images = find_parts([folder])
     backend: Any = inspector._backend
     before = backend.n_encoded
-    other = replace(profile, text=profile.text[:, ::-1].copy())
+    other = replace(profile, condition=profile.condition[:, ::-1].copy())
     run(images, side(inspector, profile), side(inspector, other))
     assert backend.n_encoded - before == 2 * len(images)
 

@@ -120,7 +120,7 @@ def test_enroll_takes_a_folder_a_limit_and_a_margin(
     facts = _strict_json(done.out)
     assert done.code == 0
     assert facts["profile"] == str(out) and facts["n_references"] == 2
-    assert facts["text_name"] == "bottle"
+    assert facts["condition_name"] == "bottle"
     assert facts["bank_rows"] == [288, 288, 72, 18]
     assert facts["threshold"]["value"] == pytest.approx(expected.threshold.value, abs=1e-6)
     assert Profile.load(out).threshold.value == facts["threshold"]["value"]
@@ -545,7 +545,7 @@ def test_show_describes_a_bundle(lite_bundle: Bundle, run: Run) -> None:
         facts = _strict_json(done.out)
         assert done.code == 0 and done.err == ""
         assert facts["id"] == lite_bundle.manifest.id
-        assert facts["text"]["names"] == ["object", "bottle"]
+        assert facts["condition"]["names"] == ["object", "bottle"]
         assert "files" not in facts
     assert len(done.out.splitlines()) == 1
 

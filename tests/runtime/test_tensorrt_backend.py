@@ -137,7 +137,7 @@ def image() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def text(lite_bundle: Bundle) -> NDArray[np.float32]:
-    return lite_bundle.text_vectors("object")
+    return lite_bundle.condition_of_word("object")
 
 
 def _unit_rows(seed: int, n_rows: int, width: int) -> NDArray[np.float32]:
@@ -177,11 +177,11 @@ def test_encodings_and_searches_are_those_of_onnxruntime(
 
     found, expected = backend.encode(image, text), reference.encode(image, text)
 
-    np.testing.assert_allclose(found.text_map, expected.text_map, atol=TOLERANCE, rtol=0)
-    assert found.text_map.shape == (96, 96) and found.text_map.dtype == np.float32
-    before = found.text_map.copy()
+    np.testing.assert_allclose(found.map, expected.map, atol=TOLERANCE, rtol=0)
+    assert found.map.shape == (96, 96) and found.map.dtype == np.float32
+    before = found.map.copy()
     backend.encode(255 - image, text)  # its pinned memory is another's by now
-    np.testing.assert_array_equal(found.text_map, before)
+    np.testing.assert_array_equal(found.map, before)
     assert found.text_score is None
     for stage, info in enumerate(box.bundle.manifest.stages):
         features = backend.download(found.features[stage])
@@ -556,7 +556,7 @@ def test_views_are_encoded_like_their_copies(box: Box, text: NDArray[np.float32]
     from_view = backend.encode(wide, np.asfortranarray(text))
     from_copy = backend.encode(wide.copy(), text)
 
-    np.testing.assert_array_equal(from_view.text_map, from_copy.text_map)
+    np.testing.assert_array_equal(from_view.map, from_copy.map)
 
 
 # images and features on the device
@@ -577,7 +577,7 @@ def test_an_image_on_the_device_never_comes_to_the_host(
 
     found = backend.encode(given, text)
 
-    np.testing.assert_array_equal(found.text_map, expected.text_map)
+    np.testing.assert_array_equal(found.map, expected.map)
     sizes = [call[2] for call in box.device.named("to_device")]
     assert sizes == [text.nbytes]
     assert [call[1] for call in box.device.named("follow")] == ([] if stream is None else [stream])
@@ -623,7 +623,7 @@ def test_features_and_text_map_are_offered_on_the_device(
     backend = box.open()
     encoding = backend.encode(image, text)
 
-    arrays = [*encoding.features, backend.text_map_on_device(encoding)]
+    arrays = [*encoding.features, backend.map_on_device(encoding)]
 
     for array in arrays:
         facts = array.__cuda_array_interface__
@@ -631,7 +631,7 @@ def test_features_and_text_map_are_offered_on_the_device(
         assert facts["stream"] is None and facts["data"][0] % 256 == 0
     facts = arrays[-1].__cuda_array_interface__
     on_device = box.device.view(facts["data"][0], facts["shape"], np.float32)
-    np.testing.assert_array_equal(on_device[0], encoding.text_map)
+    np.testing.assert_array_equal(on_device[0], encoding.map)
     stage = box.bundle.manifest.stages[0]
     assert arrays[0].__cuda_array_interface__["shape"] == (1, stage.n_tokens, stage.width)
 
@@ -657,7 +657,7 @@ def test_a_graph_is_recorded_once_per_slot_and_launched(
     assert len({call[1] for call in box.device.named("launch")}) == 2
     for encoding, one in zip(held, (image, image[::-1].copy()), strict=True):
         expected = reference.encode(one, text)
-        np.testing.assert_allclose(encoding.text_map, expected.text_map, atol=TOLERANCE)
+        np.testing.assert_allclose(encoding.map, expected.map, atol=TOLERANCE)
         for handle, answer in zip(encoding.features, expected.features, strict=True):
             np.testing.assert_allclose(
                 backend.download(handle), reference.download(answer), atol=TOLERANCE

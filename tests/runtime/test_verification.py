@@ -106,7 +106,7 @@ def test_the_smallest_cosine_is_told(verify_edited: Callable[..., ParityReport])
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("text_map_1", "text map differs by 2.0"),
+        ("encoder_map_1", "encoder's map differs by 2.0"),
         ("map_2", "anomaly map differs by 2.0"),
         ("score_0", "score differs by 2.0"),
     ],
@@ -126,7 +126,7 @@ def test_other_answers_outside_their_limit_are_named(
     ("name", "field"),
     [
         ("features_2_0", "feature_max_diff"),
-        ("text_map_2", "text_map_max_diff"),
+        ("encoder_map_2", "encoder_map_max_diff"),
         ("map_0", "map_max_diff"),
         ("score_1", "score_max_diff"),
     ],
@@ -143,7 +143,7 @@ def test_nan_never_passes(
     assert (fields[field][2] if isinstance(found, tuple) else fields[field]) is None
 
 
-@pytest.mark.parametrize("name", ["features_1_5", "text_map_0", "map_2"])
+@pytest.mark.parametrize("name", ["features_1_5", "encoder_map_0", "map_2"])
 def test_an_answer_of_another_shape_never_passes(
     name: str, verify_edited: Callable[..., ParityReport]
 ) -> None:
@@ -237,7 +237,7 @@ def test_a_golden_profile_of_another_bundle_is_refused(
 ) -> None:
     path = bundle_copy / golden_profile("fp32")
     profile = Profile.load(path)
-    replace(profile, bundle_id="0" * 64, text=profile.text[:32]).save(path)
+    replace(profile, bundle_id="0" * 64, condition=profile.condition[:32]).save(path)
     edit_manifest(bundle_copy, rehash=True)
 
     with pytest.raises(ProfileMismatchError):
@@ -268,12 +268,12 @@ def test_a_text_score_is_compared_too(
     for index, image in enumerate([*good_parts[:2], bad_part]):
         Image.fromarray(image).save(folder / "golden" / f"golden_{index}.png")
         resized = manifest.preprocessing(image)
-        encoding = inspector._backend.encode(resized, profile.text)
+        encoding = inspector._backend.encode(resized, profile.condition)
         result = inspector.inspect(image, profile)
         answers |= {f"features_{s}_{index}": f[0] for s, f in enumerate(encoding.features)}
         answers[f"resized_{index}"] = resized
-        answers[f"text_map_{index}"] = encoding.text_map
-        answers[f"text_score_{index}"] = np.array([encoding.text_score], np.float32)
+        answers[f"encoder_map_{index}"] = encoding.map
+        answers[f"encoder_score_{index}"] = np.array([encoding.score], np.float32)
         answers[f"map_{index}"] = result.anomaly_map
         answers[f"score_{index}"] = np.array([result.score], np.float32)
     path = folder / "golden" / "expected.safetensors"
@@ -283,9 +283,9 @@ def test_a_text_score_is_compared_too(
 
     assert verify_bundle(bundle, inspector._backend).passed
 
-    answers["text_score_1"] += np.float32(0.01)
+    answers["encoder_score_1"] += np.float32(0.01)
     save_file(answers, path)
     report = verify_bundle(bundle, inspector._backend)
 
-    assert report.text_score_max_diff == pytest.approx(0.01, rel=1e-3)
-    assert [failure.split(" differs")[0] for failure in report.failures] == ["text score"]
+    assert report.encoder_score_max_diff == pytest.approx(0.01, rel=1e-3)
+    assert [failure.split(" differs")[0] for failure in report.failures] == ["encoder's score"]
