@@ -1,7 +1,8 @@
 """Frozen backbones, found by name.
 
-A name is ``efficientnet-lite0`` or ``open_clip:<model>`` such as ``open_clip:ViT-L-14-336``. The
-module behind a name is imported on first use, so that an embedded backbone needs no open_clip.
+A name is ``efficientnet-lite0``, ``wide_resnet50_2`` or ``open_clip:<model>`` such as
+``open_clip:ViT-L-14-336``. The module behind a name is imported on first use, so that an embedded
+backbone needs no open_clip.
 """
 
 import difflib
@@ -15,6 +16,7 @@ from cff_runtime.errors import MissingDependencyError, UsageError
 _MODULES = {
     "efficientnet-lite0": "cff_edge.backbones.efficientnet_lite",
     "open_clip": "cff_edge.backbones.open_clip",
+    "wide_resnet50_2": "cff_edge.backbones.wide_resnet",
 }
 
 
@@ -31,7 +33,7 @@ def load_backbone(
     Parameters
     ----------
     name : str
-        ``efficientnet-lite0`` or ``open_clip:<model>``.
+        ``efficientnet-lite0``, ``wide_resnet50_2`` or ``open_clip:<model>``.
     weights : str
         ``imagenet`` (efficientnet-lite0), an open_clip tag such as ``openai``, the path of a local
         checkpoint, or ``random``.
@@ -62,7 +64,7 @@ def load_backbone(
         guess = name.replace(family, near[0], 1) if near else ""
         hint = f"; did you mean {guess!r}?" if near else ""
         raise UsageError(
-            "`name` must be a backbone, efficientnet-lite0 or open_clip:<model>, "
+            "`name` must be a backbone, efficientnet-lite0, wide_resnet50_2 or open_clip:<model>, "
             f"got {name!r}{hint}"
         )
     load = _import_loader(_MODULES[family])

@@ -28,7 +28,7 @@ class BackboneInfo:
     weights_sha256 : str
         Hash over the names, shapes and values of all parameters and buffers.
     activation : str
-        ``relu6``, ``gelu`` or ``quick_gelu``.
+        ``relu``, ``relu6``, ``gelu`` or ``quick_gelu``.
     image_size : int
         Side of the square network input in pixels.
     mean, std : tuple of 3 floats

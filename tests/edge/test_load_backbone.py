@@ -51,8 +51,9 @@ def test_arguments_reach_the_backbone() -> None:
     [
         ("efficientnet_lite0", "did you mean 'efficientnet-lite0'"),
         ("open-clip:ViT-L-14", "did you mean 'open_clip:ViT-L-14'"),
-        ("resnet50", "efficientnet-lite0 or open_clip:<model>"),
-        ("", "efficientnet-lite0 or open_clip:<model>"),
+        ("resnet18x", "efficientnet-lite0, wide_resnet50_2 or open_clip:<model>"),
+        ("wide_resnet50", "did you mean 'wide_resnet50_2'"),
+        ("", "efficientnet-lite0, wide_resnet50_2 or open_clip:<model>"),
         ("efficientnet-lite0:b1", "leave out the part after the colon"),
     ],
 )
