@@ -23,8 +23,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes) {
   if (status == CFF_OK || wrong_id) {
     FUZZ_CHECK(manifest.n_stages >= 1 && manifest.n_stages <= CFF__MAX_STAGES);
     FUZZ_CHECK(manifest.height >= CFF__MIN_SIZE_PX && manifest.width >= CFF__MIN_SIZE_PX);
-    FUZZ_CHECK(cff__manifest_file(&manifest, manifest.text_file) != NULL);
-    for (size_t i = 0; i < manifest.n_stages; i++)
+    const cff__condition *condition = &manifest.condition;
+    FUZZ_CHECK(condition->is_of_reference == (condition->file == NULL));
+    if (condition->is_of_reference)
+      FUZZ_CHECK(condition->stage >= 0 && (size_t)condition->stage < manifest.n_stages);
+    else
+      FUZZ_CHECK(cff__manifest_file(&manifest, condition->file) != NULL);
+    FUZZ_CHECK(condition->n_rows > 0 && condition->n_columns > 0);
+    FUZZ_CHECK(manifest.n_scorers == 0 || manifest.n_scorers == manifest.n_stages);
+    for (size_t i = 0; i < manifest.n_scorers; i++)
       FUZZ_CHECK(cff__manifest_file(&manifest, manifest.scorers[i]) != NULL);
   }
   cff__arena_free(&arena);

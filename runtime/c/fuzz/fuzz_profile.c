@@ -13,7 +13,7 @@ static void write_around(const char *facts) {
   static const uint8_t pixel[3] = {1, 2, 3};
   cff__tensor tensors[] = {{"bank_0", CFF__F32, 2, {1, 2}, 0, 0},
                            {"mean_0", CFF__F32, 2, {1, 2}, 0, 0},
-                           {"text", CFF__F32, 2, {1, 2}, 0, 0},
+                           {"condition", CFF__F32, 2, {1, 2}, 0, 0},
                            {"references", CFF__U8, 4, {1, 1, 1, 3}, 0, 0}};
   const void *const data[] = {unit, unit, unit, pixel};
   FUZZ_CHECK(cff__safetensors_write(fuzz_path(0), CFF__PROFILE_KEY, facts, tensors, data, 4) ==

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from cff_runtime.manifest import FileEntry, Manifest, Stage, TextInfo, Variant
+from cff_runtime.encoder_signature import Condition, MapOutput, ScoreOutput
+from cff_runtime.manifest import FileEntry, Manifest, Stage, Variant
 from cff_runtime.origin import Origin
 from cff_runtime.preprocessing import Preprocessing
 from cff_runtime.profile import Profile
@@ -36,9 +37,10 @@ def make_manifest() -> Manifest:
         scorers=("s0.onnx", "s1.onnx"),
         preprocessing=Preprocessing(96, 64),
         stages=(Stage("a", (6, 4), 24), Stage("b\n\u00e9", (3, 2), 40)),
-        joint_dim=64,
         distance="log",
-        text=TextInfo("text", ("object", "bottle"), 0.1, True),
+        condition=Condition("text", (64, 2), "words", "text", ("object", "bottle"), None, None),
+        map=MapOutput("text_map", 0.1),
+        score=ScoreOutput("text_score", "max"),
         golden="golden",
         files={name: FileEntry(f"{i:064x}", i) for i, name in enumerate(names)},
         backbone={},
@@ -55,15 +57,28 @@ def make_manifest() -> Manifest:
     return replace(draft, id=draft.compute_id(), variants={"fp16": variant})
 
 
+def make_template_manifest() -> Manifest:
+    """One whose condition is of a reference, and that searches nothing."""
+    draft = replace(
+        make_manifest(),
+        scorers=(),
+        condition=Condition("template", (24, 24), "reference", None, (), 0, "medoid"),
+        map=MapOutput("anomaly_map", 1.0),
+        score=ScoreOutput(None, "std"),
+        variants={},
+    )
+    return replace(draft, id=draft.compute_id())
+
+
 def make_profile() -> Profile:
     """One reference of 1 x 1 px, one stage: what `fuzz_profile.c` puts around facts."""
     return Profile(
         product='r "\u00e9\U0001f600',
         bundle_id="0" * 64,
-        origin=Origin("fp32", "1" * 64, {"height": 1, "width": 1}, "log", 0.1),
+        origin=Origin("fp32", "1" * 64, {"height": 1, "width": 1}, "log", 0.1, "max"),
         banks=(UNIT,),
         means=(UNIT,),
-        text=UNIT,
+        condition=UNIT,
         reference_images=np.array([[[[1, 2, 3]]]], np.uint8),
         references=(Reference("a.png", "2" * 64, "now", (150, 120)),),
         threshold=Threshold(
@@ -80,7 +95,7 @@ def make_profile() -> Profile:
         ),
         display_range=(0.0, 2.0),
         peak_scale=0.3,
-        text_name="object",
+        condition_name="object",
         product_limit=0.7,
         settings={"margin": 0.2, "max_bank": None},
         compression={"method": "coreset"},
@@ -118,7 +133,8 @@ def main() -> None:
     bare = json.loads(facts)
     del bare["threshold"]["review"], bare["threshold"]["card"]
     bare["compression"] = None
-    write("manifest", full=manifest)
+    template = json.dumps(asdict(make_template_manifest())).encode()
+    write("manifest", full=manifest, template=template)
     write("json", facts=facts.encode(), manifest=manifest, numbers=b'{"a": [-0, 1.5e-7, 1E+22]}')
     write("profile", facts=b"F" + facts.encode(), bare=b"F" + json.dumps(bare).encode())
     tensors: dict[str, NDArray[Any]] = {"a": np.ones((2, 1), np.float32)}

@@ -64,7 +64,8 @@ int main(void) {
   given.margin = CFF__DEFAULT_MARGIN;
   given.confidence = CFF__DEFAULT_CONFIDENCE;
   if (try_all(&given)) return __LINE__;
-  given.peaks = (cff__scores){peaks, 3}; /* with a text tower */
+  given.peaks = (cff__scores){peaks, 3}; /* with a score of the encoder */
+  given.has_encoder_score = true;
   given.further = given.further_peaks = (cff__scores){peaks, 3};
   given.defects = (cff__scores){defects, 2};
   given.further_hashes = given.defective_hashes = hashes;

@@ -15,6 +15,7 @@ from cff_runtime import Bundle
 
 TEXTS = {"id": 0, "precision": 1, "precisions": 2, "text_names": 3, "distance": 4}
 INFO = ("height", "width", "n_stages", "joint_dim", "has_text_tower", "n_precisions")
+MORE = ("n_text_names", "condition_source", "condition_rows", "condition_columns", "n_scorers")
 
 
 class Info(ctypes.Structure):
@@ -23,7 +24,7 @@ class Info(ctypes.Structure):
     _fields_ = (
         ("struct_size", ctypes.c_uint32),
         *((name, ctypes.c_int32) for name in INFO),
-        ("n_text_names", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in MORE),
     )
 
 
@@ -43,7 +44,7 @@ def open_bundle(c_library: ctypes.CDLL) -> OpenBundle:
             return status, c_library.cff_last_error().decode()
         info = Info(ctypes.sizeof(Info))
         assert not c_library.cff_bundle_get_info(handle, ctypes.byref(info))
-        facts = {name: getattr(info, name) for name in (*INFO, "n_text_names")}
+        facts = {name: getattr(info, name) for name in (*INFO, *MORE)}
         facts |= {name: _text(c_library, handle, which) for name, which in TEXTS.items()}
         c_library.cff_bundle_free(handle)
         return status, facts
@@ -70,14 +71,18 @@ def test_opens_what_python_opens(lite_bundle: Bundle, open_bundle: OpenBundle) -
         "height": manifest.preprocessing.height,
         "width": manifest.preprocessing.width,
         "n_stages": len(manifest.stages),
-        "joint_dim": manifest.joint_dim,
-        "has_text_tower": manifest.text.has_text_tower,
+        "joint_dim": manifest.condition.shape[0],
+        "has_text_tower": int(manifest.score.output is not None),
         "n_precisions": len(manifest.precisions),
-        "n_text_names": len(manifest.text.names),
+        "n_text_names": len(manifest.condition.names),
+        "condition_source": 0,
+        "condition_rows": manifest.condition.shape[0],
+        "condition_columns": 2,
+        "n_scorers": len(manifest.stages),
         "id": manifest.id,
         "precision": "fp32",
         "precisions": "\n".join(manifest.precisions),
-        "text_names": "\n".join(manifest.text.names),
+        "text_names": "\n".join(manifest.condition.names),
         "distance": manifest.distance,
     }
 
@@ -96,17 +101,45 @@ def _drop(name: str) -> Callable[[dict[str, Any]], None]:
 
 
 ENTRY = {"sha256": "0" * 64, "n_bytes": 0}
+TEMPLATE = {
+    "input": "template",
+    "shape": [9, 64],
+    "source": "reference",
+    "file": None,
+    "names": [],
+    "stage": 3,
+    "choice": "medoid",
+}
 
 
 @pytest.mark.parametrize("weight", [0, 1, 0.1, 1e16, 1e-5, 123456789.123456789, -0.0, 2.5e-300])
-def test_id_of_any_text_weight(
+def test_id_of_any_map_weight(
     bundle_copy: Path, edit_manifest: Callable[..., None], open_bundle: OpenBundle, weight: float
 ) -> None:
     """Python hashes the shortest decimal of the number."""
-    edit_manifest(bundle_copy, _set("text", "weight", to=float(weight)), rehash=True)
+    edit_manifest(bundle_copy, _set("map", "weight", to=float(weight)), rehash=True)
     status, facts = open_bundle(bundle_copy)
     assert status == 0, facts
     assert facts["id"] == Bundle.open(bundle_copy).manifest.id
+
+
+@pytest.mark.parametrize("choice", ["medoid", "first"])
+def test_id_with_a_template_and_without_scorers(
+    bundle_copy: Path, edit_manifest: Callable[..., None], open_bundle: OpenBundle, choice: str
+) -> None:
+    def edit(fields: dict[str, Any]) -> None:
+        fields["condition"] = TEMPLATE | {"choice": choice}
+        fields["scorers"] = []
+        fields["map"] = {"output": "anomaly_map", "weight": 1.0}
+        fields["score"] = {"output": None, "statistic": "std"}
+
+    edit_manifest(bundle_copy, edit, rehash=True)
+    status, facts = open_bundle(bundle_copy)
+    assert status == 0, facts
+    assert facts["id"] == Bundle.open(bundle_copy).manifest.id
+    assert (facts["condition_source"], facts["joint_dim"], facts["n_scorers"]) == (1, 0, 0)
+    assert (facts["condition_rows"], facts["condition_columns"]) == (9, 64)
+    assert (facts["n_text_names"], facts["text_names"]) == (0, "")
 
 
 def test_id_of_other_stages(
@@ -142,28 +175,60 @@ def test_variant_is_opened_by_name(bundle_copy: Path, open_bundle: OpenBundle) -
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
-        (_set("schema_version", to=2), "schema_version"),
-        (_set("schema_version", to="3"), "a number"),
+        (_set("schema_version", to=3), "export the bundle again"),
+        (_set("schema_version", to="4"), "a number"),
         (_set("id", to="0" * 64), "hash of the graphs"),
         (_set("precision", to="fp16"), "must be fp32"),
         (_set("encoder", to="none.onnx"), "must list every file"),
         (_set("golden", to="none"), "must list every file"),
-        (_set("scorers", to=[]), "one entry per stage"),
+        (_set("scorers", to=["scorer_0.fp32.onnx"]), "one entry per stage (4) or none, got 1"),
         (_set("scorers", to=[1]), "every entry of `scorers`"),
         (_set("stages", to=[]), "`stages` must have"),
         (_set("stages", to=[3] * 4), "must be an object"),
-        (_set("joint_dim", to=0), "joint_dim"),
-        (_set("joint_dim", to=1 << 40), "joint_dim"),
-        (_set("joint_dim", to=64.0), "whole number"),
+        (_drop("condition"), "`condition` must be present"),
+        (_set("condition", "shape", to=[0, 2]), "`condition.shape` must be"),
+        (_set("condition", "shape", to=[64]), "`condition.shape` must be"),
+        (_set("condition", "shape", to=[64, 2, 1]), "`condition.shape` must be"),
+        (_set("condition", "shape", to=[1 << 40, 2]), "`condition.shape` must be"),
+        (_set("condition", "shape", to=[64, (1 << 14) + 1]), "`condition.shape` must be"),
+        (_set("condition", "shape", to=[64.0, 2]), "`condition.shape` must be"),
+        (_set("condition", "shape", to=[True, 2]), "`condition.shape` must be"),
+        (_set("condition", "input", to="image"), "`condition.input` must be at most 64"),
+        (_set("condition", "input", to="features_1"), "`condition.input` must be at most 64"),
+        (_set("condition", "input", to="Text"), "`condition.input` must be at most 64"),
+        (_set("condition", "input", to="2nd"), "`condition.input` must be at most 64"),
+        (_set("condition", "input", to=""), "`condition.input` must be at most 64"),
+        (_set("condition", "input", to="a" * 65), "`condition.input` must be at most 64"),
+        (_set("condition", "input", to="text_map"), "must have different names"),
+        (_set("condition", "source", to="picture"), "must be one of words, reference"),
+        (_set("condition", "file", to=None), "`file` must be a text"),
+        (_set("condition", "file", to="none"), "must list every file"),
+        (_set("condition", "names", to=[None]), "names"),
+        (_set("condition", "names", to=[]), "`condition.names` must hold"),
+        (_set("condition", "stage", to=0), "`condition.stage` must be null"),
+        (_set("condition", "choice", to="first"), "`condition.choice` must be null"),
+        (_set("condition", to=TEMPLATE | {"file": "text.safetensors"}), "`condition.file`"),
+        (_set("condition", to=TEMPLATE | {"names": ["object"]}), "`condition.names` must be empty"),
+        (_set("condition", to=TEMPLATE | {"stage": None}), "`stage` must be a number"),
+        (_set("condition", to=TEMPLATE | {"stage": -1}), "`stage` must be 0 to 3"),
+        (_set("condition", to=TEMPLATE | {"stage": 4}), "`stage` must be 0 to 3"),
+        (_set("condition", to=TEMPLATE | {"choice": "best"}), "one of medoid, first"),
+        (_set("condition", to=TEMPLATE | {"choice": None}), "`choice` must be a text"),
+        (_set("condition", to=TEMPLATE | {"shape": [7, 7]}), "must be that of stage 3, (9, 64)"),
         (_set("distance", to="l2"), "cosine, log"),
         (_set("preprocessing", "height", to=15), "height"),
         (_set("preprocessing", "cubic_a", to=-0.75), "cubic_a"),
         (_set("preprocessing", "antialias", to=False), "antialias"),
         (_set("preprocessing", "resample", to="bicubic2"), "resample"),
         (_set("preprocessing", "more", to=1), "no other fields"),
-        (_set("text", "weight", to="1"), "weight"),
-        (_set("text", "has_text_tower", to=0), "has_text_tower"),
-        (_set("text", "names", to=[None]), "names"),
+        (_set("map", "weight", to="1"), "weight"),
+        (_set("map", "output", to="features_map"), "`map.output` must be at most 64"),
+        (_set("map", "output", to=None), "`output` must be a text"),
+        (_set("score", "output", to=1), "`output` must be a text"),
+        (_set("score", "output", to="text_map"), "must have different names"),
+        (_set("score", "statistic", to="mean"), "must be one of max, std"),
+        (_set("score", to={"output": "text_score", "statistic": "std"}), "must be max where"),
+        (_set("score", to={"statistic": "max"}), "`output` must be present"),
         (_set("files", "../escape", to=ENTRY), "inside the bundle"),
         (_set("files", "a/../../b", to=ENTRY), "inside the bundle"),
         (_set("files", "/etc/passwd", to=ENTRY), "inside the bundle"),
@@ -282,28 +347,28 @@ def test_info_of_older_and_newer_callers(c_library: ctypes.CDLL, lite_bundle: Bu
     handle = ctypes.c_void_p()
     path = str(lite_bundle.path).encode()
     assert c_library.cff_bundle_open(path, None, ctypes.byref(handle)) == 0
-    older = Info(8, *[-7] * 7)
+    older = Info(8, *[-7] * 11)
     assert c_library.cff_bundle_get_info(handle, ctypes.byref(older)) == 0
     assert (older.struct_size, older.height, older.width) == (8, 96, -7)
-    newer = (ctypes.c_int32 * 10)(40, *[-7] * 9)
+    newer = (ctypes.c_int32 * 14)(56, *[-7] * 13)
     assert c_library.cff_bundle_get_info(handle, newer) == 0
-    assert list(newer)[8:] == [0, 0]
+    assert list(newer)[12:] == [0, 0]
     for size in (0, 3, 1 << 20):
         assert c_library.cff_bundle_get_info(handle, ctypes.byref(Info(size))) == 1
     c_library.cff_bundle_free(handle)
 
 
-def test_text_vectors(c_internals: ctypes.CDLL, lite_bundle: Bundle) -> None:
+def test_condition_of_a_class_word(c_internals: ctypes.CDLL, lite_bundle: Bundle) -> None:
     import numpy as np
 
-    handle, vectors = ctypes.c_void_p(), ctypes.POINTER(ctypes.c_float)()
+    handle, values = ctypes.c_void_p(), ctypes.POINTER(ctypes.c_float)()
     path = str(lite_bundle.path).encode()
     assert c_internals.cff_bundle_open(path, None, ctypes.byref(handle)) == 0
-    get = c_internals.cff__bundle_text_vectors
-    for name in lite_bundle.manifest.text.names:
-        assert get(handle, name.encode(), ctypes.byref(vectors)) == 0
-        expected = lite_bundle.text_vectors(name)
-        np.testing.assert_array_equal(np.ctypeslib.as_array(vectors, expected.shape), expected)
-        ctypes.CDLL(None).free(vectors)
-    assert get(handle, b"teapot", ctypes.byref(vectors)) == 1
+    get = c_internals.cff__bundle_condition_of_word
+    for name in lite_bundle.manifest.condition.names:
+        assert get(handle, name.encode(), ctypes.byref(values)) == 0
+        expected = lite_bundle.condition_of_word(name)
+        np.testing.assert_array_equal(np.ctypeslib.as_array(values, expected.shape), expected)
+        ctypes.CDLL(None).free(values)
+    assert get(handle, b"teapot", ctypes.byref(values)) == 1
     c_internals.cff_bundle_free(handle)

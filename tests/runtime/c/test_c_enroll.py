@@ -150,7 +150,7 @@ def tower_bundle(
     onnx.save(model, folder / "encoder.fp32.onnx")
 
     def edit(fields: dict[str, Any]) -> None:
-        fields["text"]["has_text_tower"] = True
+        fields["score"]["output"] = "text_score"
         fields["distance"] = "cosine" if fields["distance"] == "log" else "log"
 
     edit_manifest(folder, edit, rehash=True)
@@ -198,13 +198,13 @@ def assert_close(ours: Any, theirs: Any, where: str = "") -> None:
 
 
 def assert_same_profile(ours: Profile, theirs: Profile) -> None:
-    for name in ("product", "bundle_id", "text_name", "origin", "n_references"):
+    for name in ("product", "bundle_id", "condition_name", "origin", "n_references"):
         assert getattr(ours, name) == getattr(theirs, name)
     for one, other in zip(ours.references, theirs.references, strict=True):
         assert replace(one, added="") == replace(other, added="")
         assert len(one.added) == len(other.added) == 25 and one.added.endswith("+00:00")
     assert np.array_equal(ours.reference_images, theirs.reference_images)
-    assert np.array_equal(ours.text, theirs.text)
+    assert np.array_equal(ours.condition, theirs.condition)
     for kind in ("banks", "means"):
         for one, other in zip(getattr(ours, kind), getattr(theirs, kind), strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
@@ -333,10 +333,10 @@ def test_names_and_words(
     profile = enroller.enroll(good_parts[:3], "bottle", names=[n.encode() for n in names])
     saved = enroller.save(profile, tmp_path / "profile.safetensors")
     assert [reference.name for reference in saved.references] == names
-    assert saved.text_name == "bottle"  # a class word of the bundle
+    assert saved.condition_name == "bottle"  # a class word of the bundle
     assert [reference.size for reference in saved.references] == [(150, 120)] * 3
     other = enroller.save(enroller.enroll(good_parts[:1]), tmp_path / "other.safetensors")
-    assert other.text_name == "object"
+    assert other.condition_name == "object"
     assert [reference.name for reference in other.references] == ["image 1"]
 
 

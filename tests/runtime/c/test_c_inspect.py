@@ -136,7 +136,7 @@ def tower_bundle(
     onnx.save(model, folder / "encoder.fp32.onnx")
 
     def edit(fields: dict[str, Any]) -> None:
-        fields["text"]["has_text_tower"] = True
+        fields["score"]["output"] = "text_score"
         fields["distance"] = "cosine" if fields["distance"] == "log" else "log"
 
     edit_manifest(folder, edit, rehash=True)

@@ -111,7 +111,7 @@ def test_reads_what_python_wrote(
         "product": "ring",
         "bundle_id": lite_profile.bundle_id,
         "precision": "fp32",
-        "text_name": lite_profile.text_name,
+        "text_name": lite_profile.condition_name,
         "method": limits.method,
         "statement": limits.statement,
         "facts": _metadata(profile_path),
@@ -195,7 +195,10 @@ def test_belongs_to_its_bundle(
         ),
         ({"bundle_id": "0", "origin": replace(origin, precision="x")}, "another precision"),
         ({"bundle_id": "0", "origin": replace(origin, distance="x")}, "another distance"),
-        ({"bundle_id": "0", "origin": replace(origin, text_weight=9.0)}, "another text weight"),
+        (
+            {"bundle_id": "0", "origin": replace(origin, map_weight=9.0)},
+            "another weight of the encoder's map",
+        ),
         (
             {
                 "bundle_id": "0",
@@ -206,7 +209,10 @@ def test_belongs_to_its_bundle(
         ),
         ({"banks": (narrow, *lite_profile.banks[1:])}, "widths"),
         ({"banks": lite_profile.banks[1:], "means": lite_profile.means[1:]}, "widths"),
-        ({"text": lite_profile.text[1:]}, "shape (64, 2)"),
+        ({"condition": lite_profile.condition[1:]}, "shape (64, 2)"),
+        ({"banks": ()}, "widths"),
+        ({"bundle_id": "0", "origin": replace(origin, map_weight=9.0)}, "weight of the encoder's"),
+        ({"bundle_id": "0", "origin": replace(origin, score_statistic="std")}, "image score"),
     ]
     for change, sentence in cases:
         replace(lite_profile, **change).save(tmp_path / "p")
@@ -314,8 +320,12 @@ F32 = np.float32
         ({"bank_0": None}, "tensors must be"),
         ({"bank_0": None, "mean_0": None}, "tensors must be"),
         ({"bank_9": np.eye(1, 3, dtype=F32)}, "tensors must be"),
-        ({"text": None}, "tensors must be"),
-        ({"text": np.full((64, 2), np.inf, F32)}, "`text` must be finite"),
+        ({"mean_3": None}, "tensors must be"),
+        ({"condition": None}, "tensors must be"),
+        ({"text": np.zeros((64, 2), F32)}, "tensors must be"),
+        ({"condition": np.full((64, 2), np.inf, F32)}, "`condition` must be finite"),
+        ({"condition": np.zeros((0, 2), F32)}, "`condition` must not be empty"),
+        ({"condition": np.zeros((2, 2), np.uint8)}, "`condition` must be a float32 matrix"),
         ({"references": None}, "tensors must be"),
         ({"references": np.zeros((4, 96, 96, 4), np.uint8)}, "uint8 [K,H,W,3]"),
         ({"references": np.zeros((3, 96, 96, 3), np.uint8)}, "image of every entry"),

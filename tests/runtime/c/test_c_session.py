@@ -34,9 +34,9 @@ class Encoding(ctypes.Structure):
 
     _fields_ = (
         ("features", ctypes.c_void_p * MAX_STAGES),
-        ("text_map", ctypes.POINTER(ctypes.c_float)),
-        ("has_text_score", ctypes.c_bool),
-        ("text_score", ctypes.c_double),
+        ("map", ctypes.POINTER(ctypes.c_float)),
+        ("has_score", ctypes.c_bool),
+        ("score", ctypes.c_double),
     )
 
 
@@ -171,17 +171,17 @@ def resized(lite_bundle: Bundle, bad_part: NDArray[np.uint8]) -> NDArray[np.uint
 def test_an_image_is_encoded_as_in_python(
     session: Any, lite_bundle: Bundle, lite_inspector: Inspector, resized: NDArray[np.uint8]
 ) -> None:
-    text = lite_bundle.text_vectors("bottle")
-    expected = lite_inspector._backend.encode(resized, text)
+    condition = lite_bundle.condition_of_word("bottle")
+    expected = lite_inspector._backend.encode(resized, condition)
     shapes = [(stage.n_tokens, stage.width) for stage in lite_bundle.manifest.stages]
 
-    encoding = _encode(session, resized, text)
+    encoding = _encode(session, resized, condition)
 
     for ours, theirs in zip(_download(session, encoding, shapes), expected.features, strict=True):
         np.testing.assert_allclose(ours, theirs.numpy()[0], atol=TOLERANCE, rtol=0)
-    text_map = np.ctypeslib.as_array(encoding.text_map, expected.text_map.shape)
-    np.testing.assert_allclose(text_map, expected.text_map, atol=TOLERANCE, rtol=0)
-    assert not encoding.has_text_score
+    encoder_map = np.ctypeslib.as_array(encoding.map, expected.map.shape)
+    np.testing.assert_allclose(encoder_map, expected.map, atol=TOLERANCE, rtol=0)
+    assert not encoding.has_score
     _free(session, encoding)
     _free(session, encoding)  # nothing is left to free
 
@@ -199,7 +199,7 @@ def test_search_is_exact(
 ) -> None:
     stages = lite_bundle.manifest.stages
     rng = np.random.default_rng([n_rows, n_sets])
-    encoding = _encode(session, resized, lite_bundle.text_vectors("bottle"))
+    encoding = _encode(session, resized, lite_bundle.condition_of_word("bottle"))
     features = _download(session, encoding, [(one.n_tokens, one.width) for one in stages])
     # stages differ in their rows, as compressed banks do
     sets = [
@@ -220,7 +220,7 @@ def test_a_bank_without_rows_is_farther_than_any_row(
     session: Any, lite_bundle: Bundle, resized: NDArray[np.uint8]
 ) -> None:
     stages = lite_bundle.manifest.stages
-    encoding = _encode(session, resized, lite_bundle.text_vectors("bottle"))
+    encoding = _encode(session, resized, lite_bundle.condition_of_word("bottle"))
     empty = [np.empty((0, one.width), np.float32) for one in stages]
 
     nearest = _search(session, encoding, [empty], [one.n_tokens for one in stages])
@@ -234,7 +234,7 @@ def test_nan_is_never_a_low_distance(
 ) -> None:
     """A token that the encoder could not compute must not look like any row of the bank."""
     stages = lite_bundle.manifest.stages
-    encoding = _encode(session, resized, lite_bundle.text_vectors("bottle"))
+    encoding = _encode(session, resized, lite_bundle.condition_of_word("bottle"))
     banks = [_unit_rows(np.random.default_rng(3), 2600, one.width) for one in stages]
     for stage, one in enumerate(stages):
         values = ctypes.POINTER(ctypes.c_float)()
@@ -273,7 +273,7 @@ def test_one_thread_and_many_give_the_same_bits(
     found = []
     for n_threads in (1, 2, 7):
         session = c_session_class(c_internals, lite_bundle.path, n_threads=n_threads)
-        encoding = _encode(session, resized, lite_bundle.text_vectors("bottle"))
+        encoding = _encode(session, resized, lite_bundle.condition_of_word("bottle"))
         found.append(_search(session, encoding, [banks], [one.n_tokens for one in stages]))
         _free(session, encoding)
         session.close()
@@ -515,7 +515,7 @@ def test_an_encoder_that_gives_other_shapes_than_it_says_writes_nowhere(
     with pytest.raises(c_session_class.Error) as failure:
         session = c_session_class(c_internals, bundle_copy)
         try:
-            _encode(session, resized, lite_bundle.text_vectors("bottle"))
+            _encode(session, resized, lite_bundle.condition_of_word("bottle"))
         finally:
             session.close()
 
@@ -549,7 +549,7 @@ def test_a_shape_that_depends_on_the_image_is_held_to_the_manifest(
     with pytest.raises(c_session_class.Error) as failure:
         session = c_session_class(c_internals, bundle_copy)
         try:
-            _encode(session, resized, lite_bundle.text_vectors("bottle"))
+            _encode(session, resized, lite_bundle.condition_of_word("bottle"))
         finally:
             session.close()
 

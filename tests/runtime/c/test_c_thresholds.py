@@ -49,6 +49,7 @@ class _Calibration(ctypes.Structure):
         ("max_false_accept", ctypes.c_double),
         ("confidence", ctypes.c_double),
         ("at", ctypes.c_char_p),
+        ("has_encoder_score", ctypes.c_bool),
     ]
 
 
@@ -87,6 +88,7 @@ class _Case:
     confidence: float = 0.95
     hashes: dict[str, list[str]] = field(default_factory=lambda: {"further": [], "defective": []})
     at: str | None = AT
+    has_encoder_score: bool = True
 
 
 class _RefusedError(Exception):
@@ -118,6 +120,7 @@ def _in_c(library: ctypes.CDLL, case: _Case) -> Threshold:
         max_false_accept=case.max_false_accept or 0.0,
         confidence=case.confidence,
         at=None if case.at is None else case.at.encode(),
+        has_encoder_score=case.has_encoder_score,
     )
     if case.hashes["further"]:
         given.further_hashes = _texts(case.hashes["further"])
@@ -226,6 +229,7 @@ def _random_case(rng: np.random.Generator) -> _Case:
             "further": [f"{i:064x}" for i in range(n_further)],
             "defective": [f"{i + 7:064x}" for i in range(n_defects)],
         },
+        has_encoder_score=bool(rng.integers(2)),
     )
 
 
@@ -292,6 +296,15 @@ CASES = {
     ),
     "a text tower": _Case(OWN, [0.1, 0.2, 0.3, 0.2, 0.1, 0.4], 3),
     "a text tower and no map": _Case(OWN, [0.0] * 6, 3),
+    "another statistic": _Case(OWN, [0.1, 0.2, 0.3, 0.2, 0.1, 0.4], 3, has_encoder_score=False),
+    "another statistic, further parts": _Case(
+        OWN,
+        [0.1, 0.2, 0.3, 0.2, 0.1, 0.4],
+        2,
+        further=[0.2, 0.3, 0.1, 0.2],
+        further_peaks=[1.2, 1.3, 1.1, 1.25],
+        has_encoder_score=False,
+    ),
     "a text tower, one part": _Case(OWN, [0.1, 0.2, 0.3, 0.2, 0.1, 0.4], 1),
     "a text tower, further parts": _Case(
         OWN,
