@@ -217,7 +217,8 @@ def map_rise(distances: Sequence[float], distance: str) -> float:
     Returns
     -------
     float
-        In units of the map. The image score rises by as much without a text tower, and by
+        In units of the map. The image score, of its maximum, rises by as much; with a score of the
+        encoder's by
         0.5 peak_scale times as much with one.
 
     Raises

@@ -56,7 +56,7 @@ def _add_enroll(commands: Commands) -> None:
     enroll.add_argument("--product", required=True, help="name of the product")
     enroll.add_argument("--out", type=Path, required=True, metavar="PROFILE")
     enroll.add_argument("--limit", type=int, help="use the first so many images (K)")
-    enroll.add_argument("--text-name", help="class word of the text vectors")
+    enroll.add_argument("--text-name", help="class word of the text vectors, if any")
     enroll.add_argument(
         "--precision", default=DEFAULT_PRECISION, help="of the encoder, one that the bundle holds"
     )

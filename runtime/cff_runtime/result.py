@@ -46,7 +46,8 @@ class Result:
     regions : tuple of Region
         Strongest first.
     text_score : float or None
-        Probability of "abnormal" by text prompts alone, None without a text tower.
+        The encoder's own score, of CFF the probability of "abnormal" by text prompts alone;
+        None where it gives none.
     stages_ms : dict of str to float
         Milliseconds of preprocess, encode, search, finish, in this order.
     review_threshold : float or None

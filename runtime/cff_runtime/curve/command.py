@@ -53,7 +53,7 @@ def add_curve_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         metavar="N",
         help=f"good parts used ({DEFAULT_LIMIT}), drawn at random: time grows with its square",
     )
-    curve.add_argument("--text-name", help="class word of the text vectors")
+    curve.add_argument("--text-name", help="class word of the text vectors, if any")
     curve.add_argument("--margin", type=float, default=DEFAULT_MARGIN, help="of the threshold")
     curve.add_argument("--seed", type=int, default=0, help="of the draws")
     curve.add_argument("--picture", type=Path, metavar="FILE.png")

@@ -38,10 +38,11 @@ def closest(candidates: Sequence[Candidate], least: int, budget: Budget) -> tupl
     """Say what comes closest to a budget that nothing holds, and what would help."""
     notes = []
     best = min(candidates, key=lambda c: c.time.predict_ms(least))
+    rows = f" with {least} rows a stage" if best.time.n_full else ""
     if budget.cycle_ms is not None and best.time.predict_ms(least) > budget.cycle_ms:
         encode = best.whole.stages_ms.get("encode", 0.0)
         notes.append(
-            f"closest: {best.precision} with {least} rows a stage, "
+            f"closest: {best.precision}{rows}, "
             f"{best.time.predict_ms(least):.1f} ms predicted of {budget.cycle_ms:g} ms; the "
             f"encoder alone takes {encode:.1f} ms"
         )
@@ -63,7 +64,7 @@ def closest(candidates: Sequence[Candidate], least: int, budget: Budget) -> tupl
         n_bytes, smallest = min(sized, key=lambda pair: pair[0])
         if n_bytes > budget.memory_bytes:
             notes.append(
-                f"closest in memory: {smallest.precision} with {least} rows a stage, "
+                f"closest in memory: {smallest.precision}{rows}, "
                 f"{n_bytes / MEGABYTE:.0f} MB predicted of {budget.memory_bytes / MEGABYTE:.0f} "
                 "MB, most of it the encoder and the program; a smaller backbone would help"
             )
