@@ -6,7 +6,7 @@ open/*.json       which image a worker has before it, while a block is open
 results.parquet   one row per image of the source, in its order, when the batch is complete
 
 Every row has `image`, `size`, `mtime_ns` (see `batch_source`), then either `verdict`, `score`,
-`threshold`, `text_score` (null without a score of the encoder's), `regions` and `total_ms`, or `error`.
+`threshold`, `text_score` (the encoder's, or null), `regions` and `total_ms`, or `error`.
 """
 
 import hashlib

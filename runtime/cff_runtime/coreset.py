@@ -217,9 +217,8 @@ def map_rise(distances: Sequence[float], distance: str) -> float:
     Returns
     -------
     float
-        In units of the map. The image score, of its maximum, rises by as much; with a score of the
-        encoder's by
-        0.5 peak_scale times as much with one.
+        In units of the map. The image score rises by as much, or where the encoder gives a score
+        too, by 0.5 peak_scale times as much.
 
     Raises
     ------
