@@ -16,7 +16,7 @@ from cff_edge.backbones import Backbone
 from cff_edge.checkpoint import CONFIG_NAME, HEAD_NAME, save_head
 from cff_edge.config import Config, load_config
 from cff_edge.heads import Head
-from cff_export import ExportSettings, exporter
+from cff_export import ExportSettings, cff_subject, exporter
 from cff_export.cli import main
 from cff_runtime import Bundle
 from cff_runtime.errors import StorageError
@@ -151,7 +151,7 @@ def test_moved_weights_can_be_named(
     assert backbone.info.weights == "file:moved.safetensors"
     assert backbone.info.weights_sha256 == vit_backbone.info.weights_sha256
     assert config == load_config(run / CONFIG_NAME)
-    assert (out, products) == (tmp_path / "bundle", ["ring", "washer"])
+    assert (out, products) == (tmp_path / "bundle", ("ring", "washer"))
     assert settings == ExportSettings((), None, replace=True)
 
 
@@ -178,7 +178,7 @@ def test_interruption_exits_with_130(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporter, "encode_reference", interrupt)
+    monkeypatch.setattr(cff_subject, "encode_reference", interrupt)
     assert main([str(run), "--out", str(tmp_path / "bundle")]) == 130
     assert "interrupted; what was not finished was not written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -160,7 +160,8 @@ class _Encoder:
                 f"got {', '.join(str(name) for name in given)}; export the bundle again"
             )
         encoder_map = given[manifest.map.output]
-        encoder_map.name = f"encoder/{encoder_map.name}"  # the whole graph has a map of its own
+        if encoder_map.name in RESERVED:
+            encoder_map.name = f"encoder/{encoder_map.name}"
         return cls(
             batch=shape[0],
             condition=given[condition],

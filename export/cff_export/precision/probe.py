@@ -2,7 +2,8 @@
 
 The error is 1 - mean cosine of the worst stage, infinite where any output is not finite. A map that
 is not made of the stages has blocks of its own, which no stage shows: it is named as a further
-output. Where one is not finite, the suspects are the blocks upstream of the earliest such output.
+output, whose error is half its squared relative distance, which is 1 - cosine for equal lengths.
+Where one is not finite, the suspects are the blocks upstream of the earliest such output.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ class StageProbe:
         condition : ndarray, float32
             The encoder's second input.
         limit : float
-            Largest 1 - mean cosine of an output that passes.
+            Largest error of an output that passes.
         further : sequence of str
             Outputs that are judged besides the stages.
         """
@@ -64,11 +65,14 @@ class StageProbe:
         errors = {
             name: 1.0 - mean_cosine(got[name], self._expected[name])
             for name in self._names
-            if name.startswith(_STAGE) or name in self._further
+            if name.startswith(_STAGE)
         }
+        errors |= {name: _distance(got[name], self._expected[name]) for name in self._further}
         failures = tuple(
             f"`{name}` has a mean cosine of {1.0 - error:.6f}, at least {1.0 - self._limit:.6f} "
             "must be"
+            if name.startswith(_STAGE)
+            else f"`{name}` has an error of {error:.1e}, at most {self._limit:.1e} may be"
             for name, error in errors.items()
             if not error <= self._limit
         )
@@ -91,6 +95,15 @@ def mean_cosine(got: Sequence[NDArray[np.float32]], want: Sequence[NDArray[np.fl
         norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
         cosines.append(((a * b).sum(axis=-1) / np.maximum(norms, 1e-12)).ravel())
     return float(np.concatenate(cosines).mean())
+
+
+def _distance(got: Sequence[NDArray[np.float32]], want: Sequence[NDArray[np.float32]]) -> float:
+    """Return half the mean squared distance of arrays, relative to the lengths of those wanted."""
+    shares = []
+    for one, other in zip(got, want, strict=True):
+        a, b = one.astype(np.float64), other.astype(np.float64)
+        shares.append(0.5 * np.square(a - b).sum() / max(float(np.square(b).sum()), 1e-24))
+    return float(np.mean(shares))
 
 
 def _all_finite(arrays: Sequence[NDArray[np.float32]]) -> bool:
