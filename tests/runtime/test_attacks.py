@@ -268,7 +268,7 @@ rows(
         "`schema_version` must be 4, got 2",
     ),
     (
-        "the weight of the text map is changed",
+        "the weight of the encoder's map is changed",
         lambda s: s.manifest(lambda f: f["map"].update(weight=9.0)),
         "`id` must be the hash",
     ),

@@ -40,9 +40,9 @@ over enrolments only: no bound of kind (2) follows. A memory bank that is compre
 when a part leaves, so that (3) is an approximation there.
 
 Encoder's score. Where it gives one, t, the score is (t + c m) / 2 with the map's maximum m and a
-scale c that the references set, so that it is not the same function for all K + 1 parts: simulated with the
-largest score, the next part exceeds it up to a quarter more often than (3) allows. But t does not
-depend on any bank and m obeys (3), so that whatever c is
+scale c that the references set, so that it is not the same function for all K + 1 parts: simulated
+with the largest score, the next part exceeds it up to a quarter more often than (3) allows. But t
+does not depend on any bank and m obeys (3), so that whatever c is
 
     P(S > (largest t + c largest m) / 2) <= 2 / (K + 1)                         (4)
 
