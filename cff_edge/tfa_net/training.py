@@ -272,7 +272,8 @@ class _Trainer:
         """Encode the templates scaled to 0..1 alone, all normals in their places."""
         all_stages: list[list[Tensor]] = []
         for sample in self.normals:
-            pixels = torch.from_numpy(self.cache.preprocessing(load_image(sample.path))[None])
+            image = self.cache.preprocessing(load_image(sample.path))
+            pixels = torch.from_numpy(np.stack([image]))
             stages = self.detector.template_stages(pixels.to(self.device))
             all_stages.append([stage.half() for stage in stages])
         return [torch.cat(parts) for parts in zip(*all_stages, strict=True)]
