@@ -182,7 +182,7 @@ def test_encodings_and_searches_are_those_of_onnxruntime(
     before = found.map.copy()
     backend.encode(255 - image, text)  # its pinned memory is another's by now
     np.testing.assert_array_equal(found.map, before)
-    assert found.text_score is None
+    assert found.score is None
     for stage, info in enumerate(box.bundle.manifest.stages):
         features = backend.download(found.features[stage])
         answer = reference.download(expected.features[stage])
@@ -199,6 +199,27 @@ def test_encodings_and_searches_are_those_of_onnxruntime(
             assert nearest.shape == (info.n_tokens,) and nearest.flags.owndata
     backend.close()
     box.device.assert_nothing_left()
+
+
+def test_a_bundle_with_a_template_and_nothing_to_search_runs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(__file__).parents[1] / "conformance" / "bundles" / "template"
+    bundle = Bundle.open(folder)
+    box = Box(bundle, tmp_path / "engines", monkeypatch)
+    box.write_engines()
+    box.accept_engines()
+    size, condition = bundle.manifest.preprocessing, bundle.manifest.condition
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (size.height, size.width, 3), dtype=np.uint8)
+    template = rng.normal(size=condition.shape).astype(np.float32)
+
+    found = box.open().encode(image, template)
+
+    expected = open_backend("onnxruntime", bundle, {"threads": 1}).encode(image, template)
+    np.testing.assert_allclose(found.map, expected.map, atol=TOLERANCE, rtol=0)
+    assert found.score is None
+    assert len(EngineStore(box.folder).engines()) == 1  # the encoder's alone
 
 
 @pytest.mark.parametrize("graph", [False, True])
