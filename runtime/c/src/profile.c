@@ -59,7 +59,7 @@ static cff_status mismatch(const cff_profile *profile, const cff_bundle *bundle)
                    other_distance ? " another distance" : "",
                    other_weight ? " another weight of the encoder's map" : "",
                    other_score ? " another image score" : "",
-                   known ? "" : " another scorer, preprocessing or schema");
+                   known ? "" : " another scorer, condition, preprocessing or schema");
 }
 
 cff_status cff_profile_check(const cff_profile *profile, const cff_bundle *bundle) {

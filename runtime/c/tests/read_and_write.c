@@ -12,7 +12,7 @@
 
 static cff_status print_bundle(const cff_bundle *bundle) {
   char id[65];
-  cff_bundle_info info = {sizeof info, 0, 0, 0, 0, 0, 0, 0};
+  cff_bundle_info info = {.struct_size = sizeof info};
   cff_status status = cff_bundle_get_info(bundle, &info);
   if (status == CFF_OK) status = cff_bundle_get_text(bundle, CFF_BUNDLE_ID, id, sizeof id, NULL);
   if (status == CFF_OK) printf("%s\n", id);

@@ -302,7 +302,11 @@ def test_a_profile_of_another_choice_does_not_fit(
     """The same graph with another way to choose or to score is another bundle."""
     saved = _save(session, _enroll(session, pictures[:2]), tmp_path / "profile")
     for name, edit, said in (
-        ("choice", lambda fields: _flip(fields["condition"], "choice", "medoid", "first"), ""),
+        (
+            "choice",
+            lambda fields: _flip(fields["condition"], "choice", "medoid", "first"),
+            "another scorer",
+        ),
         ("score", lambda fields: fields["score"].update(statistic="max"), "another image score"),
     ):
         shutil.copytree(bundle.path, tmp_path / name)

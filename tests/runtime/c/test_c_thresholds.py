@@ -163,6 +163,7 @@ def _in_python(case: _Case) -> Threshold:
         confidence=case.confidence,
         hashes=case.hashes,
         at=case.at,
+        has_encoder_score=case.has_encoder_score,
     )
 
 
