@@ -27,7 +27,8 @@ class ParityLimits:
     Attributes
     ----------
     features : float or None
-        Largest absolute difference of a feature.
+        Largest absolute difference of a feature, as a share of the longest row where that is longer
+        than 1: rows that are searched have unit length, others any.
     cosine : float
         Smallest mean cosine of a stage's features.
     encoder_map, anomaly_map, score : float or None

@@ -173,7 +173,7 @@ class _Comparison:
             for stage, handle in enumerate(encoding.features):
                 features = self._backend.download(handle)
                 answer = want(f"features_{stage}")
-                diff = max_diff(features, answer)
+                diff = max_diff(features, answer) / max(1.0, _longest_row(answer))
                 self.feature_diff[stage] = max(self.feature_diff[stage], diff)
                 self._cosines[stage].append(row_cosines(features, answer))
         result = self._inspector.judge(encoding, self._profile, golden.shape[:2])
@@ -209,6 +209,11 @@ class _Comparison:
 def _load_golden(bundle: Bundle, precision: str) -> Profile:
     # the manifest vouches for it, no signature of its own
     return Profile.load(bundle.file(golden_profile(precision)), trusted=())
+
+
+def _longest_row(features: NDArray[np.float32]) -> float:
+    """Largest norm of a row; 1 of features that are searched."""
+    return float(np.linalg.norm(features.astype(np.float64), axis=-1).max(initial=0.0))
 
 
 def _golden_images(bundle: Bundle) -> list[str]:

@@ -75,7 +75,7 @@ def test_this_box_runs_a_bundle_on_its_cpu(lite_bundle: Bundle, doctor: Doctor) 
     done = doctor(lite_bundle.path)
 
     assert done.code == 0
-    assert f"id                {lite_bundle.manifest.id[:12]}, schema 3" in done.out
+    assert f"id                {lite_bundle.manifest.id[:12]}, schema 4" in done.out
     lines = done.out.splitlines()
     assert any(line.split()[:3] == ["onnxruntime", "cpu", "works"] for line in lines)
 

@@ -373,6 +373,24 @@ def test_a_curves_trial_is_an_enrolment_and_inspections(
     assert len(calls) == n_calls  # nothing is encoded twice with a template
 
 
+def test_features_of_any_length_are_compared_in_proportion(
+    bundle: Bundle, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows ten times as long may differ ten times as much."""
+    backend: Any = open_backend("onnxruntime", bundle, {"threads": 1})
+    name, download = bundle.manifest.golden, backend.download
+    answers = bundle.tensors(name)
+    for key in [key for key in answers if key.startswith("features_")]:
+        answers[key] = answers[key] * np.float32(10)
+    longest = [np.linalg.norm(10 * tokens(one), axis=1).max() for one in [*PARTS[:3], defective()]]
+    monkeypatch.setattr(Bundle, "tensors", lambda self, file: answers)
+    backend.download = lambda handle: 10 * download(handle) + np.float32(1e-3)
+
+    found = verify_bundle(bundle, backend).feature_max_diff[0]
+
+    assert found == pytest.approx(1e-3 / min(longest), rel=0.01)
+
+
 def test_the_golden_images_pass(bundle: Bundle, inspector: Inspector) -> None:
     report = verify_bundle(bundle, open_backend("onnxruntime", bundle, {"threads": 1}))
 
@@ -481,6 +499,8 @@ def test_the_commands_serve_it(bundle: Bundle, run: Any, tmp_path: Path) -> None
     assert code in (0, 3), err
     score = anomaly_map(defective(), PARTS[2]).std()
     assert json.loads(out.splitlines()[0])["score"] == pytest.approx(score, rel=1e-5)
+    done("threshold", path, "--max-false-reject", "0.5")  # from the stored scores
+    assert Profile.load(path).threshold.expected_false_rejects == pytest.approx(1 / 6)
     done("remove", bundle.path, "good_4.png", "--profile", path)
     done("verify", bundle.path)
     curve = json.loads(

@@ -126,7 +126,7 @@ def _chosen(arguments: argparse.Namespace, profile: "Profile") -> "Threshold":
     """Choose anew, from stored scores where no images are given."""
     from cff_runtime.thresholds.bounds import DEFAULT_CONFIDENCE
     from cff_runtime.thresholds.choice import choose_threshold
-    from cff_runtime.thresholds.moving import hashes_of, margin_of
+    from cff_runtime.thresholds.moving import has_encoder_score, hashes_of, margin_of
     from cff_runtime.thresholds.rule import DEFAULT_MARGIN
 
     before = profile.threshold
@@ -152,6 +152,7 @@ def _chosen(arguments: argparse.Namespace, profile: "Profile") -> "Threshold":
         max_false_accept=arguments.max_false_accept,
         confidence=arguments.confidence or DEFAULT_CONFIDENCE,
         hashes=hashes,
+        has_encoder_score=has_encoder_score(before),
     )
 
 

@@ -105,6 +105,11 @@ def margin_of(threshold: Threshold) -> float | None:
     return take(wishes, "margin", float, ProfileError)
 
 
+def has_encoder_score(threshold: Threshold) -> bool:
+    """Whether scores that are not the maps' maxima are so because the encoder gives one."""
+    return threshold.card.get("score") != "map"
+
+
 def hashes_of(threshold: Threshold) -> dict[str, list[str]]:
     """Return the sha256 of the images of further and defective parts that the card names.
 
@@ -127,7 +132,7 @@ def _evidence_of(threshold: Threshold) -> Evidence:
         further_peaks=threshold.card_scores("further_peaks"),
         hashes=hashes_of(threshold),
         of_maximum=of_maximum,
-        is_sum=not of_maximum and threshold.card.get("score") != "map",
+        is_sum=not of_maximum and has_encoder_score(threshold),
     )
 
 
