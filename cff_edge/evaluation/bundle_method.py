@@ -70,7 +70,8 @@ class BundleMethod:
         scores = np.array([result.score for result in results], np.float64)
         text_scores = [r.text_score for r in results if r.text_score is not None]
         if not text_scores:
-            return Judgement(maps, scores, "peak")
+            statistic = self._inspector.bundle.manifest.score.statistic
+            return Judgement(maps, scores, "peak" if statistic == "max" else statistic)
         if task.image_score == "april_gan_transductive":
             scores = transductive_scores(maps.max(axis=(1, 2)), np.array(text_scores))
         return Judgement(maps, scores, task.image_score)
