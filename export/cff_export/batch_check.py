@@ -19,6 +19,7 @@ def batch_position_diff(
     images: NDArray[np.uint8],
     condition: NDArray[np.float32],
     sizes: Sequence[int] = BATCH_SIZES,
+    relative: bool = False,
 ) -> float:
     """Return the largest change of any output of an image between a batch of one and larger ones.
 
@@ -34,18 +35,23 @@ def batch_position_diff(
         The encoder's second input.
     sizes : sequence of int
         Batches, ascending.
+    relative : bool
+        Tell the change of an output that goes beyond 1 as a share of its largest value: what a
+        reduced precision rounds off grows with the values, and not all features have unit length.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(str(encoder), options, providers=["CPUExecutionProvider"])
     images = images[: max(sizes)]
     alone = [session.run(None, feeds(session, image[None], condition)) for image in images]
+    largest = [max(1.0, *(float(np.abs(a[i]).max()) for a in alone)) for i in range(len(alone[0]))]
+    scales = largest if relative else [1.0] * len(largest)
     worst = 0.0
     for size in sizes:
         members = [(size + position) % len(images) for position in range(size)]
         together = session.run(None, feeds(session, images[members], condition))
         for position, member in enumerate(members):
-            for one, many in zip(alone[member], together, strict=True):
-                diff = np.abs(one[0] - many[position]).max()
+            for one, many, scale in zip(alone[member], together, scales, strict=True):
+                diff = np.abs(one[0] - many[position]).max() / scale
                 worst = float(np.maximum(worst, diff))  # unlike `max`, it keeps a NaN
     return worst

@@ -317,7 +317,8 @@ class _Attempt:
         del backend  # not two sessions of a ViT-L's 1.2 GB
         if candidate.facts.get("batch") != 1:
             resized = [self.expected[f"resized_{i}"] for i in range(max(BATCH_SIZES))]
-            diff = batch_position_diff(candidate.runnable, np.stack(resized), self.condition)
+            images = np.stack(resized)
+            diff = batch_position_diff(candidate.runnable, images, self.condition, relative=True)
             parity["batch_position_max_diff"] = diff if np.isfinite(diff) else None
             parity["batch_position_limit"] = _MAX_BATCH_DIFF
             if not diff <= _MAX_BATCH_DIFF:

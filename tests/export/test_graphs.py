@@ -316,6 +316,22 @@ def test_an_encoder_that_mixes_its_batch_is_found(tmp_path: Path) -> None:
     assert batch_position_diff(mixing, images, text) == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_change_can_be_told_as_a_share_of_the_largest_value(tmp_path: Path) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (4, 2, 2, 3), dtype=np.uint8)
+    text = np.zeros((1, 2), np.float32)
+    # alone 2x, in a batch x + mean
+    mixing = _model(tmp_path, _SIGNATURE % "m = ReduceMean (x, axis) y = Add (x, m)")
+    exact = images.astype(np.float64)
+    changed = np.abs(exact - exact.mean(axis=0)).max()
+    found = batch_position_diff(mixing, images, text, (4,), relative=True)
+    assert found == pytest.approx(changed / (2.0 * exact.max()), rel=1e-6)
+    # what stays below 1 is told as it is
+    small = "s = Mul (x, t) m = ReduceMean (s, axis) y = Add (s, m)"
+    head = _SIGNATURE.replace("float zero = {0}", "float t = {0.001}") % small
+    found = batch_position_diff(_model(tmp_path, head), images, text, (4,), relative=True)
+    assert found == pytest.approx(changed / 1000.0, rel=1e-5)
+
+
 def test_a_nan_in_a_batch_is_not_lost(tmp_path: Path) -> None:
     images = np.zeros((3, 2, 2, 3), np.uint8)
     images[1] = 7
