@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cff_edge.backbones import Backbone, BackboneInfo
-from cff_edge.config import Config, load_config
+from cff_edge.config import Config, ModelConfig, load_config
 from cff_edge.heads import Head
 from cff_runtime.errors import CheckpointError, UsageError
 from cff_runtime.jsonfields import take
@@ -59,6 +59,7 @@ def load_run(run: Path) -> tuple[Config, dict[str, Tensor], Mapping[str, Any]]:
     CheckpointError
         If a file is damaged.
     """
+    _refuse_other_models(run)
     if not (run / HEAD_NAME).is_file() or not (run / CONFIG_NAME).is_file():
         raise UsageError(
             f"`{run}` must be a finished training run (with `{HEAD_NAME}` and `{CONFIG_NAME}`); "
@@ -66,6 +67,18 @@ def load_run(run: Path) -> tuple[Config, dict[str, Tensor], Mapping[str, Any]]:
         )
     tensors, facts = read_tensors(run / HEAD_NAME)
     return load_config(run / CONFIG_NAME), tensors, facts
+
+
+def _refuse_other_models(run: Path) -> None:
+    """Refuse a run of another detector, which has no head."""
+    if not (run / CONFIG_NAME).is_file():
+        return
+    model = load_config(run / CONFIG_NAME).model.name
+    if model != ModelConfig.name:
+        raise UsageError(
+            f"`{run}` must be a run with a head, got one of {model}; "
+            "export it with `cff-export` and give the bundle"
+        )
 
 
 def restore_head(

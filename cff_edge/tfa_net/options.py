@@ -71,13 +71,13 @@ class TfaConfig:
     mask_fraction: float = 0.5
     template: str = "medoid"
     template_normalization: str = "like_input"
-    training_template: str = "fixed"
-    feature_norm: str = "none"
+    training_template: str = "random"
+    feature_norm: str = "channels"
     map: str = "product"
     blur_sigma: float = 4.0
     score: str = "std"
     selection: str = "last"
     held_out: float = 0.1
-    epochs: int = 100
+    epochs: int = 60
     weight_decay: float = 0.01
     cosine_weight: float = 5.0

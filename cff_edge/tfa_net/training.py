@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 BEST_NAME = "best.safetensors"
 PHASE = "network"
 MIN_NORMALS = 4
+_MIN_SEEN = 2  # so that an image has another one as its template
 _STD_FLOOR = 1e-6
 
 
@@ -142,6 +143,7 @@ class _Trainer:
         self.cache = FeatureCache(cache, self.detector, self.device)
         order = np.random.default_rng(config.train.seed).permutation(len(normals))
         n_held_out = max(round(self.options.held_out * len(normals)), self.options.held_out > 0)
+        n_held_out = min(n_held_out, len(normals) - _MIN_SEEN)
         self.held_out, self.seen = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
         self.template = int(self.seen[0])
         self.best = run / BEST_NAME

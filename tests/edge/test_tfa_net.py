@@ -223,6 +223,8 @@ def test_recipe_comes_with_the_name() -> None:
     by_preset = load_config(preset="tfa-net")
     assert load_config(None, ["model.name=tfa-net"]) == by_preset
     assert by_preset.train.adam_betas == (0.9, 0.95)
+    assert by_preset.train.learning_rate == 5e-4
+    assert load_config(preset="tfa-net-published").train.learning_rate == 1e-4
     assert load_config().train.adam_betas == (0.9, 0.999)
 
 

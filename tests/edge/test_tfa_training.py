@@ -1,5 +1,6 @@
 """Training TFA-Net: statistics, template, loss, interruptions, and `cff-train`'s errors."""
 
+import importlib
 import json
 import logging
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from torch import Tensor
 
 import cff_edge.tfa_net.training as training
 from cff_edge.backbones import Backbone
-from cff_edge.checkpoint import CONFIG_NAME, LOG_NAME, STATE_NAME, read_tensors
+from cff_edge.checkpoint import CONFIG_NAME, LOG_NAME, STATE_NAME, load_run, read_tensors
 from cff_edge.cli import main
 from cff_edge.config import Config, load_config
+from cff_edge.config_checks import MODELS as NAMES
 from cff_edge.datasets import Sample, read_dataset
+from cff_edge.models import MODELS
 from cff_edge.run_state import RunState
 from cff_edge.tfa_net.model import TfaNet
 from cff_edge.tfa_net.run_files import MODEL_NAME, load_tfa_run, new_net, run_facts
@@ -122,11 +125,11 @@ def test_loss_is_that_of_the_description() -> None:
 def test_a_run_holds_what_it_says(
     fit: Fit, small_backbone: Backbone, normals: list[Sample], tmp_path: Path
 ) -> None:
-    net = fit("tfa.epochs=8")
+    net = fit("tfa.epochs=16")
     run = tmp_path / "run"
     assert {path.name for path in run.iterdir()} == {MODEL_NAME, CONFIG_NAME, LOG_NAME, STATE_NAME}
     config, backbone, loaded = load_tfa_run(run)
-    assert config == _config("tfa.epochs=8")
+    assert config == _config("tfa.epochs=16")
     assert backbone.info == small_backbone.info
     assert not loaded.training
     assert _equal(dict(loaded.state_dict()), dict(net.state_dict()))
@@ -136,7 +139,7 @@ def test_a_run_holds_what_it_says(
     named = next(s.path for s in normals if s.path.name == facts["template"]["name"])
     assert facts["template"]["sha256"] == sha256_bytes(named.read_bytes())
     entries = _log(run)
-    assert [entry["epoch"] for entry in entries] == list(range(1, 9))
+    assert [entry["epoch"] for entry in entries] == list(range(1, 17))
     assert entries[-1]["loss"] < 0.8 * entries[0]["loss"]
     assert entries[-1]["held_out_loss"] < 0.9 * entries[0]["held_out_loss"]
 
@@ -307,6 +310,23 @@ def test_a_damaged_run(fit: Fit, tmp_path: Path) -> None:
     (run / MODEL_NAME).write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError, match=r"must be a checkpoint of cff-train"):
         load_tfa_run(run)
+
+
+def test_other_readers_say_what_to_do(fit: Fit, tmp_path: Path) -> None:
+    fit("tfa.epochs=0")
+    with pytest.raises(UsageError, match="a head, got one of tfa-net; export it"):
+        load_run(tmp_path / "run")
+
+
+def test_some_images_are_always_seen(fit: Fit, normals: list[Sample], tmp_path: Path) -> None:
+    fit("tfa.held_out=0.9", "tfa.training_template=random", "tfa.epochs=1", images=normals[:4])
+    assert run_facts(tmp_path / "run")["n_held_out"] == 2
+
+
+def test_every_model_can_be_trained() -> None:
+    assert tuple(MODELS) == NAMES
+    for module in MODELS.values():
+        assert callable(importlib.import_module(module).train_run)
 
 
 # --- the command line
