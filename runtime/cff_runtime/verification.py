@@ -173,7 +173,7 @@ class _Comparison:
             for stage, handle in enumerate(encoding.features):
                 features = self._backend.download(handle)
                 answer = want(f"features_{stage}")
-                diff = max_diff(features, answer) / max(1.0, _longest_row(answer))
+                diff = max_diff(features, answer) / _row_scale(answer)
                 self.feature_diff[stage] = max(self.feature_diff[stage], diff)
                 self._cosines[stage].append(row_cosines(features, answer))
         result = self._inspector.judge(encoding, self._profile, golden.shape[:2])
@@ -211,9 +211,10 @@ def _load_golden(bundle: Bundle, precision: str) -> Profile:
     return Profile.load(bundle.file(golden_profile(precision)), trusted=())
 
 
-def _longest_row(features: NDArray[np.float32]) -> float:
-    """Largest norm of a row; 1 of features that are searched."""
-    return float(np.linalg.norm(features.astype(np.float64), axis=-1).max(initial=0.0))
+def _row_scale(features: NDArray[np.float32]) -> float:
+    """Largest norm of a row, at least 1 as of features that are searched; 1 if not finite."""
+    longest = float(np.linalg.norm(features.astype(np.float64), axis=-1).max(initial=1.0))
+    return longest if np.isfinite(longest) else 1.0
 
 
 def _golden_images(bundle: Bundle) -> list[str]:

@@ -145,7 +145,7 @@ def test_both_runtimes_do_the_same_work(kept: Path) -> None:
     assert isinstance(found, Encoding)
     np.testing.assert_allclose(found.map, expected.text_map[0].numpy(), atol=1e-3)
     assert expected.text_score is not None
-    assert found.text_score == pytest.approx(float(expected.text_score[0]), abs=1e-3)
+    assert found.score == pytest.approx(float(expected.text_score[0]), abs=1e-3)
     for stage, features in enumerate(found.features):
         difference = features.numpy()[0] - expected.features[stage][0].numpy()
         assert np.abs(difference).max() < 1e-4
