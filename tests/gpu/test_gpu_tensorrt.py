@@ -28,7 +28,7 @@ def test_the_gate_passes(open_tensorrt: Any, lite_bundle: Bundle) -> None:
 def test_features_are_those_of_the_cpu(
     open_tensorrt: Any, reference: Any, image: NDArray[np.uint8], lite_bundle: Bundle
 ) -> None:
-    text, backend = lite_bundle.text_vectors("object"), open_tensorrt()
+    text, backend = lite_bundle.condition_of_word("object"), open_tensorrt()
 
     found, expected = backend.encode(image, text), reference.encode(image, text)
 
@@ -36,7 +36,7 @@ def test_features_are_those_of_the_cpu(
         np.testing.assert_allclose(
             backend.download(handle), reference.download(answer), atol=FEATURE_TOLERANCE
         )
-    np.testing.assert_allclose(found.text_map, expected.text_map, atol=1e-2)
+    np.testing.assert_allclose(found.map, expected.map, atol=1e-2)
     assert backend.times_ms["encode"] > 0
 
 
@@ -49,7 +49,7 @@ def test_search_is_exact(
     unit_rows: UnitRows,
 ) -> None:
     backend = open_tensorrt()
-    encoding = backend.encode(image, lite_bundle.text_vectors("object"))
+    encoding = backend.encode(image, lite_bundle.condition_of_word("object"))
     for stage, info in enumerate(lite_bundle.manifest.stages):
         bank = unit_rows(n_rows, n_rows, info.width)
         features = backend.download(encoding.features[stage]).astype(np.float64)
@@ -63,12 +63,12 @@ def test_search_is_exact(
 def test_a_graph_gives_the_same_answers(
     open_tensorrt: Any, image: NDArray[np.uint8], lite_bundle: Bundle
 ) -> None:
-    text = lite_bundle.text_vectors("object")
+    text = lite_bundle.condition_of_word("object")
     plain, graph = open_tensorrt(), open_tensorrt(graph=True, cuda="cuda-python")
 
     for one in (image, image[::-1].copy(), image):
         held, expected = graph.encode(one, text), plain.encode(one, text)
-        np.testing.assert_allclose(held.text_map, expected.text_map, atol=1e-5)
+        np.testing.assert_allclose(held.map, expected.map, atol=1e-5)
         for handle, answer in zip(held.features, expected.features, strict=True):
             np.testing.assert_allclose(graph.download(handle), plain.download(answer), atol=1e-5)
 
@@ -76,7 +76,7 @@ def test_a_graph_gives_the_same_answers(
 def test_an_image_on_the_gpu_gives_the_same_answer(
     open_tensorrt: Any, image: NDArray[np.uint8], lite_bundle: Bundle, cuda_package: str
 ) -> None:
-    text, backend = lite_bundle.text_vectors("object"), open_tensorrt(cuda=cuda_package)
+    text, backend = lite_bundle.condition_of_word("object"), open_tensorrt(cuda=cuda_package)
     device = open_device(cuda_package)
     with device.current():
         stream = device.create_stream()
@@ -100,7 +100,7 @@ def test_an_image_on_the_gpu_gives_the_same_answer(
         device.free_pinned(pinned)
         device.destroy_stream(stream)
     device.close()
-    np.testing.assert_array_equal(found.text_map, backend.encode(image, text).text_map)
+    np.testing.assert_array_equal(found.map, backend.encode(image, text).map)
 
 
 def test_scores_are_those_of_the_cpu_on_several_threads(
@@ -136,7 +136,7 @@ def test_banks_leave_and_come_back(
     open_tensorrt: Any, image: NDArray[np.uint8], lite_bundle: Bundle, unit_rows: UnitRows
 ) -> None:
     backend, info = open_tensorrt(memory_mb=3), lite_bundle.manifest.stages[0]
-    features = backend.encode(image, lite_bundle.text_vectors("object")).features[0]
+    features = backend.encode(image, lite_bundle.condition_of_word("object")).features[0]
     host = backend.download(features).astype(np.float64)
     rows = [unit_rows(seed, 10 * 1024, info.width) for seed in range(4)]
     banks = [backend.upload_bank(bank) for bank in rows]
