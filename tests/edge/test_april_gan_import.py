@@ -128,7 +128,7 @@ def test_an_imported_run_scores_and_exports(
     assert output.maps.shape == (1, SIZE_PX, SIZE_PX)
     assert export_main([str(run), "--out", str(bundle)]) == 0
     manifest = Bundle.open(bundle).manifest
-    assert (manifest.head["bank"], manifest.distance, manifest.text.weight) == (
+    assert (manifest.head["bank"], manifest.distance, manifest.map.weight) == (
         "raw",
         "cosine",
         1.0,

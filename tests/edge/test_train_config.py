@@ -174,7 +174,7 @@ def test_written_configuration_reads_back_the_same(tmp_path: Path, overrides: li
     config = load_config(None, overrides)
     text = config.to_toml()
     assert load_config(_write(tmp_path, text)) == config
-    assert set(tomllib.loads(text)) == {"backbone", "data", "head", "train"}
+    assert set(tomllib.loads(text)) == {"model", "backbone", "data", "head", "train", "tfa"}
     for section, values in dataclasses.asdict(config).items():
         assert set(tomllib.loads(text)[section]) == set(values)
 
@@ -183,7 +183,7 @@ def test_written_configuration_reads_back_the_same(tmp_path: Path, overrides: li
     ("text", "message"),
     [
         ("[trian]\nseed = 1", "section `trian` must be known; did you mean `train`"),
-        ("[zzz]", "section `zzz` must be known; there are backbone, data, head, train"),
+        ("[zzz]", "section `zzz` must be known; there are model, backbone, data, head, train, tfa"),
         ("[train]\nlearning_rat = 1.0", "`train.learning_rat` .*mean `train.learning_rate`"),
         ("[head]\nqqq = 1", "key `head.qqq` must be known; there are head.calibrator, "),
         ("seed = 1", "section `seed` must be known"),
