@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from cff_export.blocks import ENCODER_SCOPE
 from cff_export.fused_encoder import FusedEncoder
 from cff_export.graph_files import write_graph
-from cff_export.passes import drop_unused
+from cff_export.passes import drop_unused, order_gelu
 
 # TensorRT 10.3 (JetPack 6) parses opset 20 and below
 OPSET = 18
@@ -50,6 +50,7 @@ def write_encoder(encoder: FusedEncoder, image_size: int, joint_dim: int, path: 
         raise AssertionError("torch.onnx.export returns a program when dynamo is used")
     model = program.model
     n_dropped = drop_unused(model)
+    order_gelu(model)
     model.ir_version = min(model.ir_version, IR_VERSION)
     _name_nodes(model)
     _strip_origins(model)

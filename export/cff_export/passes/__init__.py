@@ -1,7 +1,8 @@
 """The exporter's passes: one fold a file, its algebra in the docstring.
 
 A pass takes a stage's chain of layers in float64 and returns a `PassResult`: the new chain, or the
-old one and the reason why it declined. `drop_unused` works on the finished ONNX graph instead.
+old one and the reason why it declined. `drop_unused` and `order_gelu` work on the finished ONNX
+graph instead.
 """
 
 from cff_export.passes.chain import Layer, Linear, PassResult, Relu, ScaleShift, StageChain
@@ -11,6 +12,7 @@ from cff_export.passes.fold_mlp import fold_mlp
 from cff_export.passes.fold_normalization import FoldedInput, fold_normalization
 from cff_export.passes.fold_rank import fold_rank
 from cff_export.passes.fold_text import TEXT_DIFFERENCE, text_difference
+from cff_export.passes.order_gelu import order_gelu
 
 __all__ = [
     "TEXT_DIFFERENCE",
@@ -26,5 +28,6 @@ __all__ = [
     "fold_mlp",
     "fold_normalization",
     "fold_rank",
+    "order_gelu",
     "text_difference",
 ]
