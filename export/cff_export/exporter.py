@@ -211,7 +211,7 @@ class _Export:
         log.info("exporting the encoder to ONNX")
         with folded_input(self.backbone) as folded:
             encoder = FusedEncoder(self.backbone, chains, folded, self.bank)
-            n_dropped = write_encoder(
+            graph_passes = write_encoder(
                 encoder, self.info.image_size, self.info.joint_dim, self.work / ENCODER
             )
         for stage, (width, grid) in enumerate(zip(self._widths(chains), self.grids, strict=True)):
@@ -219,11 +219,7 @@ class _Export:
         passes += [
             {"pass": "fold_normalization", "applied": True, "reason": folded.reason},
             {"pass": "fold_text", "applied": True, "reason": "one text vector instead of two"},
-            {
-                "pass": "drop_unused",
-                "applied": n_dropped > 0,
-                "reason": f"{n_dropped} nodes and initialisers without a path to an output",
-            },
+            *graph_passes.records(),
         ]
         return chains, passes
 

@@ -3,6 +3,7 @@
 import ast
 import logging
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -14,6 +15,7 @@ from cff_export.blocks import ENCODER_SCOPE
 from cff_export.fused_encoder import FusedEncoder
 from cff_export.graph_files import write_graph
 from cff_export.passes import drop_unused, order_gelu
+from cff_export.split_attention import split_attention
 
 # TensorRT 10.3 (JetPack 6) parses opset 20 and below
 OPSET = 18
@@ -21,8 +23,41 @@ IR_VERSION = 9
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def write_encoder(encoder: FusedEncoder, image_size: int, joint_dim: int, path: Path) -> int:
-    """Export the encoder with a free batch dimension; return how much `drop_unused` removed.
+@dataclass(frozen=True)
+class GraphPasses:
+    """How often each pass over the encoder's graph applied.
+
+    Attributes
+    ----------
+    n_attentions : int
+        Of `split_attention`.
+    n_gelus : int
+        Of `order_gelu`.
+    n_dropped : int
+        Nodes and initialisers that `drop_unused` removed.
+    """
+
+    n_attentions: int
+    n_gelus: int
+    n_dropped: int
+
+    def records(self) -> list[dict[str, object]]:
+        """As a manifest lists them."""
+        facts = (
+            ("split_attention", self.n_attentions, "attentions as three projections"),
+            ("order_gelu", self.n_gelus, "GELUs in ONNX Runtime's order"),
+            ("drop_unused", self.n_dropped, "nodes and initialisers without a path to an output"),
+        )
+        return [
+            {"pass": name, "applied": count > 0, "reason": f"{count} {what}"}
+            for name, count, what in facts
+        ]
+
+
+def write_encoder(
+    encoder: FusedEncoder, image_size: int, joint_dim: int, path: Path
+) -> GraphPasses:
+    """Export the encoder with a free batch dimension.
 
     Weights above protobuf's limit go to ``<path>.data`` beside the graph, and their hash into it,
     so that graphs of different weights are different files.
@@ -34,7 +69,11 @@ def write_encoder(encoder: FusedEncoder, image_size: int, joint_dim: int, path: 
     # a batch of 2: the exporter would take a batch of 1 for a constant
     image = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     text = torch.zeros(joint_dim, 2)
-    with warnings.catch_warnings(), torch.inference_mode():
+    with (
+        split_attention(encoder) as n_attentions,
+        warnings.catch_warnings(),
+        torch.inference_mode(),
+    ):
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
             encoder.eval(),
@@ -50,13 +89,13 @@ def write_encoder(encoder: FusedEncoder, image_size: int, joint_dim: int, path: 
         raise AssertionError("torch.onnx.export returns a program when dynamo is used")
     model = program.model
     n_dropped = drop_unused(model)
-    order_gelu(model)
+    n_gelus = order_gelu(model)
     model.ir_version = min(model.ir_version, IR_VERSION)
     _name_nodes(model)
     _strip_origins(model)
     logging.getLogger(__name__).info("encoder: %d nodes", len(model.graph))
     write_graph(model, path)
-    return n_dropped
+    return GraphPasses(n_attentions, n_gelus, n_dropped)
 
 
 def write_scorer(n_tokens: int, width: int, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 A pass takes a stage's chain of layers in float64 and returns a `PassResult`: the new chain, or the
 old one and the reason why it declined. `drop_unused` and `order_gelu` work on the finished ONNX
-graph instead.
+graph instead, `cff_export.split_attention` on PyTorch's modules: nothing here needs PyTorch.
 """
 
 from cff_export.passes.chain import Layer, Linear, PassResult, Relu, ScaleShift, StageChain
