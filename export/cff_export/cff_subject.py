@@ -98,7 +98,7 @@ class CffSubject:
         info = self.facts.info
         with folded_input(self._backbone) as folded:
             module = FusedEncoder(self._backbone, self._chains, folded, self._bank)
-            n_dropped = write_encoder(module, info.image_size, encoder)
+            graph_passes = write_encoder(module, info.image_size, encoder)
         scorers = []
         for number, stage in enumerate(self.facts.stages):
             scorers.append(f"scorer_{number}.fp32.onnx")
@@ -107,11 +107,7 @@ class CffSubject:
             *self._fold_records,
             {"pass": "fold_normalization", "applied": True, "reason": folded.reason},
             {"pass": "fold_text", "applied": True, "reason": "one text vector instead of two"},
-            {
-                "pass": "drop_unused",
-                "applied": n_dropped > 0,
-                "reason": f"{n_dropped} nodes and initialisers without a path to an output",
-            },
+            *graph_passes.records(),
         ]
         return WrittenGraphs(tuple(scorers), tuple(passes))
 

@@ -3,6 +3,9 @@
 in   image [B,H,W,3] uint8 RGB, text [C,2] float32
 out  features_s [B,N_s,C_s] float32 unit rows, text_map [B,H,W], text_score [B] with a text tower
 
+The text vector is a column [C,1] and norms divide by broadcasting: ONNX Runtime multiplies by a
+vector without its last axis 20 times slower, and `F.normalize` writes the norms out to full width.
+
 With a raw memory bank (APRIL-GAN) features_s are the tokens themselves, C_s = E_s, and the folded
 head feeds the text map alone.
 """
@@ -12,7 +15,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cff_edge.backbones import Backbone
@@ -50,7 +52,7 @@ class FusedEncoder(nn.Module):
         scores = ("text_score",) if info.has_text_tower else ()
         self.outputs = (*(f"features_{s}" for s in range(len(self.grids))), "text_map", *scores)
         self.heads = nn.ModuleList(chain_module(chain) for chain in chains)
-        self.register_buffer("difference", torch.tensor(TEXT_DIFFERENCE))
+        self.register_buffer("difference", torch.tensor(TEXT_DIFFERENCE)[:, None])
         self._optional("scale", None if folded.scale is None else folded.scale[:, None, None])
         self._optional("shift", None if folded.shift is None else folded.shift[:, None, None])
         for stage, (chain, grid) in enumerate(zip(chains, self.grids, strict=True)):
@@ -65,24 +67,24 @@ class FusedEncoder(nn.Module):
         if self.scale is not None and self.shift is not None:
             pixels = pixels * self.scale + self.shift
         stages, embedding = self.trunk(pixels)
-        direction = text @ self.difference  # [C]
+        direction = text @ self.difference  # [C,1]
         features = []
         text_map: Tensor | None = None
         for stage, (head, tokens) in enumerate(zip(self.heads, stages, strict=True)):
-            unit = F.normalize(head(tokens), dim=-1)
-            features.append(F.normalize(tokens, dim=-1) if self.raw_bank else unit)
+            unit = _unit_rows(head(tokens))
+            features.append(_unit_rows(tokens) if self.raw_bank else unit)
             probability = self._abnormal_map(stage, unit, direction)
             text_map = probability if text_map is None else text_map + probability
         assert text_map is not None
         if not self.has_text_tower:
             return (*features, text_map)
-        return (*features, text_map, torch.sigmoid(F.normalize(embedding, dim=-1) @ direction))
+        return (*features, text_map, torch.sigmoid(_unit_rows(embedding) @ direction).flatten())
 
     def _abnormal_map(self, stage: int, unit: Tensor, direction: Tensor) -> Tensor:
         """Probability map [B,H,W] of "abnormal" of one stage."""
         basis = getattr(self, f"basis_{stage}")
-        vector = direction if basis is None else direction @ basis  # [C_s]
-        logits = (unit @ vector).reshape(-1, *self.grids[stage])  # [B,h_s,w_s]
+        column = direction if basis is None else basis.T @ direction  # [C_s,1]
+        logits = (unit @ column).reshape(-1, *self.grids[stage])  # [B,h_s,w_s]
         up_y, up_x = getattr(self, f"up_y_{stage}"), getattr(self, f"up_x_{stage}")
         return torch.sigmoid(up_y @ logits @ up_x.T)
 
@@ -91,6 +93,11 @@ class FusedEncoder(nn.Module):
             setattr(self, name, None)  # torch.export miscounts buffers registered as None
         else:
             self.register_buffer(name, torch.from_numpy(array.astype(np.float32)))
+
+
+def _unit_rows(rows: Tensor) -> Tensor:
+    """Divide rows by their norms, as `F.normalize` does."""
+    return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 @contextmanager

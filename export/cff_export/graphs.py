@@ -3,6 +3,7 @@
 import ast
 import logging
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,12 +15,44 @@ from torch import nn
 
 from cff_export.blocks import ENCODER_SCOPE
 from cff_export.graph_files import write_graph
-from cff_export.passes import drop_unused
+from cff_export.passes import drop_unused, order_gelu
+from cff_export.split_attention import split_attention
 
 # TensorRT 10.3 (JetPack 6) parses opset 20 and below
 OPSET = 18
 IR_VERSION = 9
 _SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+@dataclass(frozen=True)
+class GraphPasses:
+    """How often each pass over the encoder's graph applied.
+
+    Attributes
+    ----------
+    n_attentions : int
+        Of `split_attention`.
+    n_gelus : int
+        Of `order_gelu`.
+    n_dropped : int
+        Nodes and initialisers that `drop_unused` removed.
+    """
+
+    n_attentions: int
+    n_gelus: int
+    n_dropped: int
+
+    def records(self) -> list[dict[str, object]]:
+        """As a manifest lists them."""
+        facts = (
+            ("split_attention", self.n_attentions, "attentions as three projections"),
+            ("order_gelu", self.n_gelus, "GELUs in ONNX Runtime's order"),
+            ("drop_unused", self.n_dropped, "nodes and initialisers without a path to an output"),
+        )
+        return [
+            {"pass": name, "applied": count > 0, "reason": f"{count} {what}"}
+            for name, count, what in facts
+        ]
 
 
 class EncoderModule(Protocol):
@@ -43,8 +76,8 @@ class EncoderModule(Protocol):
         ...
 
 
-def write_encoder(encoder: EncoderModule, image_size: int, path: Path) -> int:
-    """Export the encoder with a free batch dimension; return how much `drop_unused` removed.
+def write_encoder(encoder: EncoderModule, image_size: int, path: Path) -> GraphPasses:
+    """Export the encoder with a free batch dimension.
 
     Weights above protobuf's limit go to ``<path>.data`` beside the graph, and their hash into it,
     so that graphs of different weights are different files.
@@ -52,10 +85,15 @@ def write_encoder(encoder: EncoderModule, image_size: int, path: Path) -> int:
     name, shape = encoder.condition
     # a batch of 2: the exporter would take a batch of 1 for a constant
     image = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
-    with warnings.catch_warnings(), torch.inference_mode():
+    module = encoder.eval()
+    with (
+        split_attention(module) as n_attentions,
+        warnings.catch_warnings(),
+        torch.inference_mode(),
+    ):
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
-            encoder.eval(),
+            module,
             (image, torch.zeros(*shape)),
             dynamo=True,
             verbose=False,
@@ -71,12 +109,13 @@ def write_encoder(encoder: EncoderModule, image_size: int, path: Path) -> int:
     if batch is None or isinstance(batch[0], int):
         raise AssertionError("the module reads the batch dimension as a number: `len` of a tensor")
     n_dropped = drop_unused(model)
+    n_gelus = order_gelu(model)
     model.ir_version = min(model.ir_version, IR_VERSION)
     _name_nodes(model)
     _strip_origins(model)
     logging.getLogger(__name__).info("encoder: %d nodes", len(model.graph))
     write_graph(model, path)
-    return n_dropped
+    return GraphPasses(n_attentions, n_gelus, n_dropped)
 
 
 def write_scorer(n_tokens: int, width: int, path: Path) -> None:

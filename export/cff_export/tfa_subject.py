@@ -84,7 +84,7 @@ class TfaSubject:
         """Write the encoder; there are no scorers."""
         with folded_input(self._backbone) as folded:
             module = FusedTfa(self._backbone, self._net, folded)
-            n_dropped = write_encoder(module, self.facts.info.image_size, encoder)
+            graph_passes = write_encoder(module, self.facts.info.image_size, encoder)
         passes = (
             {"pass": "fold_normalization", "applied": True, "reason": folded.reason},
             {
@@ -92,11 +92,7 @@ class TfaSubject:
                 "applied": True,
                 "reason": "upsampling and blur of the map are one matrix per axis",
             },
-            {
-                "pass": "drop_unused",
-                "applied": n_dropped > 0,
-                "reason": f"{n_dropped} nodes and initialisers without a path to an output",
-            },
+            *graph_passes.records(),
         )
         return WrittenGraphs((), passes)
 

@@ -31,7 +31,10 @@ def find_regions(
     pixel_area = (image_height * image_width) / (map_height * map_width)
     peaks = np.full(count, -np.inf, np.float32)
     inside = above > 0
-    np.maximum.at(peaks, np.asarray(labels)[inside].astype(np.intp), anomaly_map[inside])
+    if count == 2:  # one region, perhaps the whole map: 5 times faster than by label
+        peaks[1] = anomaly_map[inside].max()
+    else:
+        np.maximum.at(peaks, np.asarray(labels)[inside].astype(np.intp), anomaly_map[inside])
     regions = []
     for label in range(1, count):  # 0 is the background
         left, top, width, height, area = (int(value) for value in statistics[label])

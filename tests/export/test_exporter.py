@@ -357,6 +357,8 @@ def test_manifest_lists_every_pass_with_its_reason(case: Any, lite_bundle: Bundl
         assert names == ["fold_affine", "fold_mlp", "fold_rank"] * 4 + [
             "fold_normalization",
             "fold_text",
+            "split_attention",
+            "order_gelu",
             "drop_unused",
         ]
         assert all(entry["reason"] for entry in manifest.passes)

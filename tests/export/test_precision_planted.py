@@ -103,14 +103,12 @@ def test_an_overflow_within_a_transformers_block_is_found(case: Any, tmp_path: P
     images = images[:2]
     block = f"{VIT_BLOCK}.2"
     model = read_graph(source)
-    factors = np.repeat([1.0, 1.0, 2.0**15], 48)  # queries, keys, values
     for node in model.graph:
-        if (node.name or "").startswith(f"{block}.attn/"):
-            value = node.inputs[1] if len(node.inputs) > 1 else None
-            if value is not None and value.shape is not None and 3 * 48 in value.shape:
-                _multiply(model, node, 1, factors)  # projection and its bias
-            elif node.op_type == "Gemm":
-                _multiply(model, node, 1, np.array(2.0**-15))
+        module, _, operator = (node.name or "").partition("/")
+        if module == f"{block}.attn.v":
+            _multiply(model, node, 1, np.array(2.0**15))  # projection and its bias
+        elif module == f"{block}.attn.out_proj" and operator.startswith("MatMul"):
+            _multiply(model, node, 1, np.array(2.0**-15))
     planted = write_graph(model, tmp_path / "planted.onnx")
     assert StageProbe(source, images, text, 1e-6)(planted).passed
     found, build, probe = _repaired(planted, tmp_path / "work", images, text, 1e-4)

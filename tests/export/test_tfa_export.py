@@ -82,6 +82,8 @@ def test_manifest_says_what_the_graph_takes_and_gives(tfa: Any) -> None:
     assert [entry["pass"] for entry in manifest.passes] == [
         "fold_normalization",
         "fold_upsampling",
+        "split_attention",
+        "order_gelu",
         "drop_unused",
     ]
     assert manifest.head["model"] == "tfa-net"
