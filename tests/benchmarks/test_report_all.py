@@ -28,7 +28,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             return "no bundle"
         checks = [Check.of("a", 2.0, 1.0)]
         save_reports(path, [Report(arguments[0], arguments[0], [], {}, {}, checks=checks)])
-        path.with_suffix(".command").write_text(all_parts.json.dumps(list(arguments)))
+        told = {"arguments": list(arguments), "seconds": 30.0}
+        path.with_suffix(".command").write_text(all_parts.json.dumps(told))
         return ""
 
     monkeypatch.setattr(all_parts, "measure_part", measure)
@@ -47,6 +48,7 @@ def test_parts_run_in_order_and_one_that_fails_is_told(
     assert [report.kind for report in load_reports(tmp_path / "bench/report.json")] == expected
     page = (tmp_path / "bench/report.html").read_text()
     assert "peers was not measured: no bundle" in page
+    assert "<dd>3.0 min: latency 30 s, table6 30 s, roofline 30 s, " in page
     assert any(line.startswith(f"[1/{len(PARTS)}] cff-bench latency b") for line in lines)
     assert "    FAILED: no bundle" in lines
 
@@ -106,7 +108,13 @@ def test_the_command(
     assert "make demo" in capsys.readouterr().err
     profile.write_bytes(b"")
     assert cli.main([*arguments, "--only", "latency"]) == 0
+    assert "--image" not in measured[-1]
     assert measured[-1][:4] == ["latency", str(tmp_path / "demo/bundle"), "--profile", str(profile)]
     assert "1 reports, 0 of 1 checks without fault" in capsys.readouterr().out
     assert cli.main([*arguments, "--only", "latency", "--check"]) == 1
+    drawn = tmp_path / "demo/synthetic/cup/test/hole/000.png"
+    drawn.parent.mkdir(parents=True)
+    drawn.write_bytes(b"")
+    cli.main([*arguments, "--only", "latency"])
+    assert measured[-1][4:6] == ["--image", str(drawn)]
     assert cli.main([*arguments, "--only", "latency,peers"]) == 1

@@ -34,6 +34,8 @@ class AllSettings:
     out : Path
         Folder of `report.json`, `report.html` and, in `parts`, every part's own files.
     bundle, profile : Path
+    image : Path or None
+        Part to inspect in `latency`; None takes noise in memory, of which nothing is decoded.
     is_full : bool
         Also what takes long: ViT-L/14, the whole sweep, five draws of references.
     only : tuple of str
@@ -45,22 +47,29 @@ class AllSettings:
     out: Path
     bundle: Path
     profile: Path
+    image: Path | None = None
     is_full: bool = False
     only: tuple[str, ...] = ()
     again: bool = False
 
 
 def _latency(settings: AllSettings) -> list[str]:
-    n = "200" if settings.is_full else "100"
-    return ["latency", str(settings.bundle), "--profile", str(settings.profile), "-n", n]
+    image = [] if settings.image is None else ["--image", str(settings.image)]
+    n = "500" if settings.is_full else "200"
+    return ["latency", str(settings.bundle), "--profile", str(settings.profile), *image, "-n", n]
 
 
 def _table6(settings: AllSettings) -> list[str]:
-    return ["table6", "--grid"] if settings.is_full else ["table6", "-n", "30"]
+    return (
+        ["table6", "--grid"]
+        if settings.is_full
+        else ["table6", "-n", "20", "--warmup", "2", "--grid"]
+    )
 
 
 def _roofline(settings: AllSettings) -> list[str]:
-    return ["roofline", str(settings.bundle)]
+    quick = [] if settings.is_full else ["-n", "10", "--warmup", "2"]
+    return ["roofline", str(settings.bundle), *quick]
 
 
 def _peers(settings: AllSettings) -> list[str]:
@@ -79,6 +88,10 @@ def _accuracy_latency(settings: AllSettings) -> list[str]:
     return ["accuracy-latency", str(settings.bundle), *quick, "--out", cells]
 
 
+def _evaluate_cost(settings: AllSettings) -> list[str]:
+    return ["evaluate-cost", *([] if settings.is_full else ["--quick"])]
+
+
 # name -> the words after `cff-bench` that measure it; in the order of the page
 PARTS: dict[str, Callable[[AllSettings], list[str]]] = {
     "latency": _latency,
@@ -87,6 +100,7 @@ PARTS: dict[str, Callable[[AllSettings], list[str]]] = {
     "roofline": _roofline,
     "sweep": _sweep,
     "accuracy-latency": _accuracy_latency,
+    "evaluate-cost": _evaluate_cost,
 }
 
 
@@ -109,6 +123,9 @@ def add_all_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--profile", type=Path, metavar="P", help="default: the only one beside the bundle"
+    )
+    parser.add_argument(
+        "--image", type=Path, metavar="F", help="to inspect (default: the demo's first test image)"
     )
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="%(default)s")
     parser.add_argument("--full", action="store_true", help="also what takes long, as ViT-L/14")
@@ -148,7 +165,7 @@ def run_all(settings: AllSettings, tell: Callable[[str], None]) -> tuple[list[Re
         raise UsageError(f"`--only` must name {', '.join(PARTS)}, got {unknown[0]}")
     folder = settings.out / "parts"
     folder.mkdir(parents=True, exist_ok=True)
-    reports, failures = [], []
+    reports, failures, seconds = [], [], {}
     for index, name in enumerate(names):
         arguments = PARTS[name](settings)
         shown = f"[{index + 1}/{len(names)}] cff-bench {' '.join(arguments)}"
@@ -157,18 +174,19 @@ def run_all(settings: AllSettings, tell: Callable[[str], None]) -> tuple[list[Re
             tell(f"{shown}: there already")
         else:
             tell(shown)
-            start = time.monotonic()
             problem = measure_part(arguments, path)
             if problem:
                 failures.append(f"{name} was not measured: {problem}")
                 tell(f"    FAILED: {problem}")
                 continue
-            tell(f"    {time.monotonic() - start:.0f} s")
+            tell(f"    {_seconds(path):.0f} s")
         reports += load_reports(path)
+        seconds[name] = _seconds(path)
     if not reports:
         raise UsageError(f"at least one part must give a report, got none: {'; '.join(failures)}")
     save_reports(settings.out / "report.json", reports)
-    page = format_html(reports, "cff-edge: what inspection costs on this machine", failures)
+    title = "cff-edge: what inspection costs on this machine"
+    page = format_html(reports, title, failures, {"measured in": _durations(seconds)})
     atomic_write(settings.out / "report.html", page.encode())
     return reports, failures
 
@@ -178,6 +196,7 @@ def measure_part(arguments: Sequence[str], path: Path, timeout_s: float = _TIMEO
 
     Its report goes to `path`, its text beside it, its progress to this process's stderr.
     """
+    start = time.monotonic()
     command = [sys.executable, "-m", "cff_bench.cli", *arguments, "--json", str(path)]
     _command_file(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
@@ -192,8 +211,15 @@ def measure_part(arguments: Sequence[str], path: Path, timeout_s: float = _TIMEO
         return f"not done after {timeout_s:.0f} s"
     if not path.is_file():
         return _reason(errors, finished.returncode)
-    atomic_write(_command_file(path), json.dumps(list(arguments)).encode())
+    done = {"arguments": list(arguments), "seconds": round(time.monotonic() - start, 1)}
+    atomic_write(_command_file(path), json.dumps(done).encode())
     return ""
+
+
+def _durations(seconds: dict[str, float]) -> str:
+    """Return such as ``11 min: latency 25 s, table6 102 s``."""
+    parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    return f"{sum(seconds.values()) / 60:.1f} min: {parts}"
 
 
 def _reason(log: Path, code: int) -> str:
@@ -210,9 +236,14 @@ def _is_measured(path: Path, arguments: Sequence[str]) -> bool:
 
     try:
         load_reports(path)
-        return bool(json.loads(_command_file(path).read_bytes()) == list(arguments))
-    except (UsageError, OSError, ValueError):
+        done = json.loads(_command_file(path).read_bytes())
+        return bool(done["arguments"] == list(arguments) and done["seconds"] >= 0)
+    except (UsageError, OSError, ValueError, TypeError, KeyError):
         return False
+
+
+def _seconds(path: Path) -> float:
+    return float(json.loads(_command_file(path).read_bytes())["seconds"])
 
 
 def _command_file(path: Path) -> Path:
@@ -221,7 +252,9 @@ def _command_file(path: Path) -> Path:
 
 def _run_all(args: argparse.Namespace) -> int:
     only = tuple(name.strip() for name in args.only.split(",") if name.strip())
-    settings = AllSettings(args.out, args.bundle, _profile(args), args.full, only, args.again)
+    profile = _profile(args)
+    image = args.image or _test_image(args.bundle, profile)
+    settings = AllSettings(args.out, args.bundle, profile, image, args.full, only, args.again)
 
     def tell(line: str) -> None:
         sys.stderr.write(line + "\n")
@@ -247,3 +280,9 @@ def _profile(args: argparse.Namespace) -> Path:
             "`make demo`, or name both"
         )
     return found[0]
+
+
+def _test_image(bundle: Path, profile: Path) -> Path | None:
+    """Return the first test image that `make demo` drew of the profile's product."""
+    product = profile.name.partition(".")[0]
+    return min(bundle.parent.glob(f"synthetic/{product}/test/*/*.png"), default=None)

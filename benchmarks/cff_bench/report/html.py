@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cff_bench.report.document import Check, Plot, Report, Table, format_cell
@@ -52,7 +52,12 @@ th,td{padding-right:.45rem}td.number{white-space:normal}td.long{min-width:0}}
 """
 
 
-def format_html(reports: Sequence[Report], title: str = "", remarks: Sequence[str] = ()) -> str:
+def format_html(
+    reports: Sequence[Report],
+    title: str = "",
+    remarks: Sequence[str] = (),
+    facts: Mapping[str, str] | None = None,
+) -> str:
     """Return reports as one page; several get contents and a summary of all checks on top.
 
     Parameters
@@ -62,13 +67,15 @@ def format_html(reports: Sequence[Report], title: str = "", remarks: Sequence[st
         Of the page; the default is that of the only report.
     remarks : sequence of str, optional
         Sentences that stand first, such as which part failed.
+    facts : mapping of str to str, optional
+        What is told of several reports beside the machine, such as how long they took.
     """
     is_many = len(reports) != 1
     title = title or (reports[0].title if not is_many else "cff-bench")
     body = [f"<h1>{_text(title)}</h1>"]
     body += [f'<p class="note">{_text(remark)}</p>' for remark in remarks]
     if is_many:
-        body.append(_summary(reports))
+        body.append(_summary(reports, facts or {}))
     for index, report in enumerate(reports):
         head = f'<h2 id="{_anchor(index, report)}"{" class=first" if not index else ""}>'
         body.append(f"{head}{_text(report.title)}</h2>" if is_many else "")
@@ -82,10 +89,11 @@ def format_html(reports: Sequence[Report], title: str = "", remarks: Sequence[st
     )
 
 
-def _summary(reports: Sequence[Report]) -> str:
+def _summary(reports: Sequence[Report], facts: Mapping[str, str]) -> str:
     """Return the machine, all checks and the contents."""
     checks = [check for report in reports for check in report.checks]
-    parts = [_facts(machine_facts(reports[0].environment))] if reports else []
+    machine = machine_facts(reports[0].environment) if reports else {}
+    parts = [_facts({**machine, **facts})]
     if checks:
         held = sum(check.passed is True for check in checks)
         unknown = sum(check.passed is None for check in checks)

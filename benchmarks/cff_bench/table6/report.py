@@ -40,6 +40,12 @@ WHY = (
 )
 
 
+_RATIO_NOTE = (
+    "p50: of medians, with an interval of 95 % that resamples rounds; min: of the fastest rounds; "
+    "MACs: of operations."
+)
+
+
 def build_report(table6: Table6, settings: Table6Settings, environment: dict[str, Any]) -> Report:
     """Return the report of a measurement."""
     main, *others = table6.shapes
@@ -157,27 +163,29 @@ def _ratio_table(part: ShapeRows, name: str) -> Table:
     columns = [
         Column("name", "ratio", "left"),
         Column("p50", "p50", spec=".2f"),
+        Column("low", "from", spec=".2f"),
+        Column("high", "to", spec=".2f"),
         Column("min", "min", spec=".2f"),
         Column("macs", "MACs", spec=".2f"),
         Column("paper", "paper", spec=".2f"),
         Column("limit", "at most", spec=".2f"),
     ]
-    return Table(name, f"Ratios, {part.shape.name}", columns, part.ratios)
+    return Table(name, f"Ratios, {part.shape.name}", columns, part.ratios, _RATIO_NOTE)
 
 
 def _grid_table(parts: Sequence[ShapeRows]) -> Table:
     columns = [
         Column("shape", "shape", "left"),
         Column("n", "n"),
-        Column("none", "none, folded, ms", spec=".2f"),
-        Column("linear", "linear, folded, ms", spec=".2f"),
-        Column("linear_unfolded", "as trained, ms", spec=".2f"),
-        Column("mlp", "mlp, folded, ms", spec=".2f"),
-        Column("mlp_unfolded", "as trained, ms", spec=".2f"),
-        Column("linear_ratio", "linear folded / none", spec=".2f"),
-        Column("mlp_ratio", "mlp folded / as trained", spec=".2f"),
+        Column("none", "none", spec=".2f"),
+        Column("linear", "linear folded", spec=".2f"),
+        Column("linear_unfolded", "as trained", spec=".2f"),
+        Column("linear_ratio", "folded / none", spec=".2f"),
+        Column("mlp", "MLP folded", spec=".2f"),
+        Column("mlp_unfolded", "as trained", spec=".2f"),
+        Column("mlp_ratio", "folded / as trained", spec=".2f"),
     ]
-    return Table("grid", "Other shapes, ONNX Runtime", columns, [_grid_row(p) for p in parts])
+    return Table("grid", "Other shapes, ONNX Runtime, ms", columns, [_grid_row(p) for p in parts])
 
 
 def _grid_row(part: ShapeRows) -> dict[str, Any]:
