@@ -29,7 +29,8 @@ def latency(report: dict[str, Any]) -> str:
         f"**Latency.** One inspection, ms, {environment['cpu_model']} "
         f"({environment['cores_available']} cores, no GPU), {subject['precision']}, "
         f"{subject['input_px'][0]} px, K = {facts['profile']['n_references']}, batch 1, "
-        f"n = {total['n']} (`cff-bench latency`, `latency.json`).\n\n"
+        f"n = {total['n']} (`cff-bench latency`, `bench/latency.json`). "
+        "[All figures of a run](docs/performance.md).\n\n"
         + markdown_table(["stage", "p50", "p90", "p99", "share"], rows)
     )
 
@@ -154,7 +155,7 @@ def peers(report: dict[str, Any]) -> str:
     titles = ["contestant", "n", "p50 ms", "p90", "of ours fp32", "memory MB", "map differs by"]
     parts = [
         f"**Whole inspections**, {environment['cpu_model']}, {settings['threads']} threads, batch "
-        f"1, taking turns in one run (`{' '.join(found['command'])}`, `peers.json`)."
+        f"1, taking turns in one run (`{' '.join(found['command'])}`, `bench/peers.json`)."
     ]
     for table in found["tables"]:
         if table["name"].endswith("/parts"):

@@ -28,7 +28,7 @@ def table6(report: dict[str, Any]) -> str:
     return (
         "**The paper's Table 6**: heads alone, ViT-L/14 at 518 px, batch 1, fp32, "
         f"n = {report['settings']['n']}, {report['settings']['threads']} threads "
-        "(`cff-bench table6`, `table6.json`). The paper's milliseconds come from its own machine "
+        "(`cff-bench table6`, `bench/table6.json`). The paper's milliseconds come from its own machine "
         f"(linear / none {paper:.2f}); folded here: {'; '.join(held)}. "
         "[All columns, other shapes, and why folding is free](docs/table6.md).\n\n"
         + markdown_table(["head", "", "runtime", "p50 ms", "paper ms", "Mi params", "G MACs"], rows)
@@ -41,13 +41,13 @@ def table6_full(report: dict[str, Any]) -> str:
     return (
         f"{environment['cpu_model']}, threads: {settings['threads']}, batch 1, fp32, n = "
         f"{settings['n']}, {environment['date_utc']} (`{' '.join(report['command'])}`).\n\n"
-        + report_tables(report, ("table6", "ratios"))
+        + report_tables(report, ("table6", "counted", "ratios"))
     )
 
 
 def table6_shapes(report: dict[str, Any]) -> str:
     """The real projector, and the grid where it was measured."""
-    return report_tables(report, ("projector", "projector_ratios", "grid"))
+    return report_tables(report, ("projector", "projector_counted", "projector_ratios", "grid"))
 
 
 def table6_plot(report: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ class AllSettings:
     image : Path or None
         Part to inspect in `latency`; None takes noise in memory, of which nothing is decoded.
     is_full : bool
-        Also what takes long: ViT-L/14, the whole sweep, five draws of references.
+        More rounds, and ViT-L/14 beside its peers, which takes long.
     only : tuple of str
         Names of parts; empty is all.
     again : bool
@@ -55,41 +55,41 @@ class AllSettings:
 
 def _latency(settings: AllSettings) -> list[str]:
     image = [] if settings.image is None else ["--image", str(settings.image)]
-    n = "500" if settings.is_full else "200"
+    n = "1000" if settings.is_full else "500"
     return ["latency", str(settings.bundle), "--profile", str(settings.profile), *image, "-n", n]
 
 
 def _table6(settings: AllSettings) -> list[str]:
-    return (
-        ["table6", "--grid"]
-        if settings.is_full
-        else ["table6", "-n", "20", "--warmup", "2", "--grid"]
-    )
-
-
-def _roofline(settings: AllSettings) -> list[str]:
-    quick = [] if settings.is_full else ["-n", "10", "--warmup", "2"]
-    return ["roofline", str(settings.bundle), *quick]
+    return ["table6", "--grid", *_fewer(settings, "-n", "30", "--warmup", "2")]
 
 
 def _peers(settings: AllSettings) -> list[str]:
     return ["peers", str(settings.bundle), *(["--full"] if settings.is_full else [])]
 
 
+def _roofline(settings: AllSettings) -> list[str]:
+    return ["roofline", str(settings.bundle), *_fewer(settings, "-n", "12", "--warmup", "2")]
+
+
 def _sweep(settings: AllSettings) -> list[str]:
     journal = str(settings.out / "parts" / "sweep.journal")
-    quick = [] if settings.is_full else ["--quick"]
-    return ["sweep", str(settings.bundle), *quick, "--journal", journal]
+    n = "100" if settings.is_full else "20"
+    return ["sweep", str(settings.bundle), "-n", n, "--journal", journal]
 
 
 def _accuracy_latency(settings: AllSettings) -> list[str]:
     cells = str(settings.out / "parts" / "accuracy-latency")
-    quick = [] if settings.is_full else ["--quick"]
-    return ["accuracy-latency", str(settings.bundle), *quick, "--out", cells]
+    n = "200" if settings.is_full else "50"
+    return ["accuracy-latency", str(settings.bundle), "-n", n, "--out", cells]
 
 
 def _evaluate_cost(settings: AllSettings) -> list[str]:
-    return ["evaluate-cost", *([] if settings.is_full else ["--quick"])]
+    # scikit-learn takes half a minute a round
+    return ["evaluate-cost", *_fewer(settings, "--rival-rounds", "1")]
+
+
+def _fewer(settings: AllSettings, *options: str) -> list[str]:
+    return [] if settings.is_full else list(options)
 
 
 # name -> the words after `cff-bench` that measure it; in the order of the page
@@ -128,7 +128,7 @@ def add_all_parser(subparsers: Any) -> None:
         "--image", type=Path, metavar="F", help="to inspect (default: the demo's first test image)"
     )
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="%(default)s")
-    parser.add_argument("--full", action="store_true", help="also what takes long, as ViT-L/14")
+    parser.add_argument("--full", action="store_true", help="more rounds, and ViT-L/14 among peers")
     parser.add_argument("--only", default="", metavar="A,B", help="parts (default: all)")
     parser.add_argument("--again", action="store_true", help="measure also what is there")
     parser.add_argument(
