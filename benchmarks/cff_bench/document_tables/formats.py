@@ -58,6 +58,7 @@ def rows_of(report: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def report_tables(report: dict[str, Any], names: Sequence[str]) -> str:
-    """Return those tables of a report that it has, in Markdown."""
+    """Return those tables of a report that it has, in Markdown, each below its title."""
     found = {table.name: table for table in report_from_dict(report).tables}
-    return "\n\n".join(format_markdown_table(found[name]) for name in names if name in found)
+    tables = [found[name] for name in names if name in found]
+    return "\n\n".join(f"{table.title}:\n\n{format_markdown_table(table)}" for table in tables)

@@ -132,11 +132,10 @@ def search(report: dict[str, Any]) -> str:
 
 def evaluate_cost(report: dict[str, Any]) -> str:
     """What the metrics of cff-eval cost, by the number of images."""
-    environment, settings = report["environment"], report["settings"]
+    environment = report["environment"]
     return (
-        f"**What they cost**, all eight, {environment['cpu_model']}, maps of "
-        f"{settings['size_px']} px, one product's images at once "
-        f"(`{' '.join(report['command'])}`):\n\n" + report_tables(report, ("cost",))
+        f"**What they cost**: {environment['cpu_model']}, one product's images at once "
+        f"(`{' '.join(report['command'])}`).\n\n" + report_tables(report, ("cost",))
     )
 
 

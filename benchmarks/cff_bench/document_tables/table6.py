@@ -28,8 +28,8 @@ def table6(report: dict[str, Any]) -> str:
     return (
         "**The paper's Table 6**: heads alone, ViT-L/14 at 518 px, batch 1, fp32, "
         f"n = {report['settings']['n']}, {report['settings']['threads']} threads "
-        "(`cff-bench table6`, `bench/table6.json`). The paper's milliseconds come from its own machine "
-        f"(linear / none {paper:.2f}); folded here: {'; '.join(held)}. "
+        "(`cff-bench table6`, `bench/table6.json`). The paper's milliseconds come from its own "
+        f"machine (linear / none {paper:.2f}); folded here: {'; '.join(held)}. "
         "[All columns, other shapes, and why folding is free](docs/table6.md).\n\n"
         + markdown_table(["head", "", "runtime", "p50 ms", "paper ms", "Mi params", "G MACs"], rows)
     )
