@@ -1,4 +1,4 @@
-"""Tables of docs/experiment.md."""
+"""Tables of docs/experiment.md: rows, test sets, differences."""
 
 from typing import Any
 

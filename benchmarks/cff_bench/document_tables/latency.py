@@ -1,4 +1,4 @@
-"""Tables of time and memory."""
+"""Tables of time and memory: latency, encoders, libcff, search, peers, evaluation."""
 
 from typing import Any
 

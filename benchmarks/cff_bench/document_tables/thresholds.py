@@ -1,4 +1,4 @@
-"""Tables of docs/thresholds.md."""
+"""Tables of docs/thresholds.md: stated risks and what was found."""
 
 from typing import Any
 
