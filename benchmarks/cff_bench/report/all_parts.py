@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cff_bench.peers.command import FULL_BUNDLE
 from cff_bench.report.document import Report
 from cff_runtime.errors import UsageError
 from cff_runtime.storage import atomic_write
@@ -71,6 +72,10 @@ def _roofline(settings: AllSettings) -> list[str]:
     return ["roofline", str(settings.bundle), *_fewer(settings, "-n", "12", "--warmup", "2")]
 
 
+def _roofline_of_vit(settings: AllSettings) -> list[str]:
+    return ["roofline", str(FULL_BUNDLE)] if settings.is_full else []
+
+
 def _sweep(settings: AllSettings) -> list[str]:
     journal = str(settings.out / "parts" / "sweep.journal")
     n = "100" if settings.is_full else "20"
@@ -92,12 +97,14 @@ def _fewer(settings: AllSettings, *options: str) -> list[str]:
     return [] if settings.is_full else list(options)
 
 
-# name -> the words after `cff-bench` that measure it; in the order of the page
+# name -> the words after `cff-bench` that measure it, none where only `--full` does; in the order
+# of the page
 PARTS: dict[str, Callable[[AllSettings], list[str]]] = {
     "latency": _latency,
     "table6": _table6,
     "peers": _peers,
     "roofline": _roofline,
+    "roofline-vit-l": _roofline_of_vit,
     "sweep": _sweep,
     "accuracy-latency": _accuracy_latency,
     "evaluate-cost": _evaluate_cost,
@@ -159,10 +166,13 @@ def run_all(settings: AllSettings, tell: Callable[[str], None]) -> tuple[list[Re
     from cff_bench.report.html import format_html
     from cff_bench.report.reading import load_reports, save_reports
 
-    names = settings.only or tuple(PARTS)
+    names = settings.only or tuple(name for name in PARTS if PARTS[name](settings))
     unknown = [name for name in names if name not in PARTS]
     if unknown:
         raise UsageError(f"`--only` must name {', '.join(PARTS)}, got {unknown[0]}")
+    for name in names:
+        if not PARTS[name](settings):
+            raise UsageError(f"part {name} must be measured with `--full`, it takes long")
     folder = settings.out / "parts"
     folder.mkdir(parents=True, exist_ok=True)
     reports, failures, seconds = [], [], {}
