@@ -67,7 +67,7 @@ def test_sentence_in_the_readme() -> None:
     spec.loader.exec_module(script)
     sizes = {"a": 40, "b": 30, "c": 20, "d": 1}
     packages = [{"name": name, "version": "1", "mib": mib} for name, mib in sizes.items()]
-    said = script.footprint(
+    said = script.TABLES["footprint"][1](
         {
             "extra": "cpu",
             "packages": packages,

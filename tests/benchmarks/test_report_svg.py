@@ -145,3 +145,14 @@ def test_nothing_to_draw_is_nothing(kind: str) -> None:
 def test_names_in_place_of_numbers() -> None:
     plot = Plot("p", "P", "scatter", series=[PlotSeries("a", ["fp32", "int8"], [1.0, 2.0])])
     assert {"fp32", "int8"} <= set(texts(draw_plot(plot)))
+
+
+def test_a_name_of_points_keeps_clear_of_the_name_of_the_line_through_them() -> None:
+    line = PlotSeries("t1, fitted", [1, 2, 4], [1, 2, 4], style="dashed")
+    points = PlotSeries("t1", [1, 2, 4], [1, 2, 4], style="points")
+    svg = draw_plot(Plot("p", "P", "line", series=[points, line]))
+    found = {element.text: element for element in elements(svg, "text")}
+    beside, end = found["t1"], found["t1, fitted"]
+    is_right_of = float(beside.attrib["x"]) + text_px("t1") <= float(end.attrib["x"])
+    is_apart = abs(float(beside.attrib["y"]) - float(end.attrib["y"])) >= 10
+    assert is_right_of or is_apart

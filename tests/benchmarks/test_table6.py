@@ -195,7 +195,21 @@ def test_report_has_every_row(small: tuple[Report, Table6]) -> None:
     report, _ = small
     assert report.kind == "table6"
     tables = {table.name: table for table in report.tables}
-    assert list(tables) == ["table6", "ratios", "projector", "projector_ratios", "grid"]
+    assert list(tables) == [
+        *("table6", "counted", "ratios"),
+        *("projector", "projector_counted", "projector_ratios"),
+        "grid",
+    ]
+    counted = tables["counted"].rows
+    assert [(row["head"], row["form"]) for row in counted] == [
+        ("none", "as trained"),
+        ("linear", "as trained"),
+        ("linear", "folded"),
+        ("mlp", "as trained"),
+        ("mlp", "folded"),
+    ]
+    assert counted[2]["macs_g"] == counted[0]["macs_g"] < counted[1]["macs_g"]
+    assert all(ratio["low"] is ratio["high"] is None for ratio in tables["ratios"].rows)  # n = 2
     rows = tables["table6"].rows
     assert [row["name"] for row in rows] == [
         "none unfolded pytorch",
@@ -218,10 +232,12 @@ def test_report_has_every_row(small: tuple[Report, Table6]) -> None:
 
 def test_papers_columns_stand_beside_its_own_shape_only(small: tuple[Report, Table6]) -> None:
     report, table6 = small
-    assert not [c for c in report.tables[0].columns if c.title == "paper"]
+    assert not [
+        c for c in report.tables[0].columns + report.tables[1].columns if c.title == "paper"
+    ]
     main = replace(table6.shapes[0], shape=PAPER_SHAPE)
     paper = build_report(replace(table6, shapes=[main, *table6.shapes[1:]]), Table6Settings(), {})
-    titles = [column.title for column in paper.tables[0].columns]
+    titles = [column.title for table in paper.tables[:2] for column in table.columns]
     assert titles.count("paper") == 5
 
 

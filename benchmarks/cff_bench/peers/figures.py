@@ -144,7 +144,6 @@ def _totals(contest: Contest) -> Table:
         Column("load_s", "load s", spec=".1f"),
         Column("peak_memory_mb", "memory MB", spec=".0f"),
         Column("map_difference", "map differs by", spec=".1e"),
-        Column("absent", "", "left"),
     ]
     rows = [
         _row(one, ours, reference_map, answers_alike(one.name, contest.has_head))

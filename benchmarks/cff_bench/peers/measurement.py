@@ -189,9 +189,9 @@ def _notes(contest: Contest) -> list[str]:
             "`cff_edge.FewShotDetector`, the path of cff-eval, which borrows the exporter's fold "
             "of the rank for its banks."
         )
-    notes += [
-        f"{key}: {one.name} did not run: {one.absent}"
-        for one in contest.contestants
-        if one.absent is not None
-    ]
+    reasons: dict[str, list[str]] = {}
+    for one in contest.contestants:
+        if one.absent is not None:
+            reasons.setdefault(one.absent, []).append(one.name)
+    notes += [f"{key}: {', '.join(names)} did not run: {why}" for why, names in reasons.items()]
     return notes

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cff_bench.peers.command import FULL_BUNDLE
 from cff_bench.report.document import Report
 from cff_runtime.errors import UsageError
 from cff_runtime.storage import atomic_write
@@ -34,8 +35,10 @@ class AllSettings:
     out : Path
         Folder of `report.json`, `report.html` and, in `parts`, every part's own files.
     bundle, profile : Path
+    image : Path or None
+        Part to inspect in `latency`; None takes noise in memory, of which nothing is decoded.
     is_full : bool
-        Also what takes long: ViT-L/14, the whole sweep, five draws of references.
+        More rounds, and ViT-L/14 beside its peers, which takes long.
     only : tuple of str
         Names of parts; empty is all.
     again : bool
@@ -45,48 +48,66 @@ class AllSettings:
     out: Path
     bundle: Path
     profile: Path
+    image: Path | None = None
     is_full: bool = False
     only: tuple[str, ...] = ()
     again: bool = False
 
 
 def _latency(settings: AllSettings) -> list[str]:
-    n = "200" if settings.is_full else "100"
-    return ["latency", str(settings.bundle), "--profile", str(settings.profile), "-n", n]
+    image = [] if settings.image is None else ["--image", str(settings.image)]
+    n = "1000" if settings.is_full else "500"
+    return ["latency", str(settings.bundle), "--profile", str(settings.profile), *image, "-n", n]
 
 
 def _table6(settings: AllSettings) -> list[str]:
-    return ["table6", "--grid"] if settings.is_full else ["table6", "-n", "30"]
-
-
-def _roofline(settings: AllSettings) -> list[str]:
-    return ["roofline", str(settings.bundle)]
+    return ["table6", "--grid", *_fewer(settings, "-n", "30", "--warmup", "2")]
 
 
 def _peers(settings: AllSettings) -> list[str]:
     return ["peers", str(settings.bundle), *(["--full"] if settings.is_full else [])]
 
 
+def _roofline(settings: AllSettings) -> list[str]:
+    return ["roofline", str(settings.bundle), *_fewer(settings, "-n", "12", "--warmup", "2")]
+
+
+def _roofline_of_vit(settings: AllSettings) -> list[str]:
+    return ["roofline", str(FULL_BUNDLE)] if settings.is_full else []
+
+
 def _sweep(settings: AllSettings) -> list[str]:
     journal = str(settings.out / "parts" / "sweep.journal")
-    quick = [] if settings.is_full else ["--quick"]
-    return ["sweep", str(settings.bundle), *quick, "--journal", journal]
+    n = "100" if settings.is_full else "20"
+    return ["sweep", str(settings.bundle), "-n", n, "--journal", journal]
 
 
 def _accuracy_latency(settings: AllSettings) -> list[str]:
     cells = str(settings.out / "parts" / "accuracy-latency")
-    quick = [] if settings.is_full else ["--quick"]
-    return ["accuracy-latency", str(settings.bundle), *quick, "--out", cells]
+    n = "200" if settings.is_full else "50"
+    return ["accuracy-latency", str(settings.bundle), "-n", n, "--out", cells]
 
 
-# name -> the words after `cff-bench` that measure it; in the order of the page
+def _evaluate_cost(settings: AllSettings) -> list[str]:
+    # scikit-learn takes half a minute a round
+    return ["evaluate-cost", *_fewer(settings, "--rival-rounds", "1")]
+
+
+def _fewer(settings: AllSettings, *options: str) -> list[str]:
+    return [] if settings.is_full else list(options)
+
+
+# name -> the words after `cff-bench` that measure it, none where only `--full` does; in the order
+# of the page
 PARTS: dict[str, Callable[[AllSettings], list[str]]] = {
     "latency": _latency,
     "table6": _table6,
     "peers": _peers,
     "roofline": _roofline,
+    "roofline-vit-l": _roofline_of_vit,
     "sweep": _sweep,
     "accuracy-latency": _accuracy_latency,
+    "evaluate-cost": _evaluate_cost,
 }
 
 
@@ -110,8 +131,11 @@ def add_all_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--profile", type=Path, metavar="P", help="default: the only one beside the bundle"
     )
+    parser.add_argument(
+        "--image", type=Path, metavar="F", help="to inspect (default: the demo's first test image)"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="%(default)s")
-    parser.add_argument("--full", action="store_true", help="also what takes long, as ViT-L/14")
+    parser.add_argument("--full", action="store_true", help="more rounds, and ViT-L/14 among peers")
     parser.add_argument("--only", default="", metavar="A,B", help="parts (default: all)")
     parser.add_argument("--again", action="store_true", help="measure also what is there")
     parser.add_argument(
@@ -142,13 +166,16 @@ def run_all(settings: AllSettings, tell: Callable[[str], None]) -> tuple[list[Re
     from cff_bench.report.html import format_html
     from cff_bench.report.reading import load_reports, save_reports
 
-    names = settings.only or tuple(PARTS)
+    names = settings.only or tuple(name for name in PARTS if PARTS[name](settings))
     unknown = [name for name in names if name not in PARTS]
     if unknown:
         raise UsageError(f"`--only` must name {', '.join(PARTS)}, got {unknown[0]}")
+    for name in names:
+        if not PARTS[name](settings):
+            raise UsageError(f"part {name} must be measured with `--full`, it takes long")
     folder = settings.out / "parts"
     folder.mkdir(parents=True, exist_ok=True)
-    reports, failures = [], []
+    reports, failures, seconds = [], [], {}
     for index, name in enumerate(names):
         arguments = PARTS[name](settings)
         shown = f"[{index + 1}/{len(names)}] cff-bench {' '.join(arguments)}"
@@ -157,18 +184,19 @@ def run_all(settings: AllSettings, tell: Callable[[str], None]) -> tuple[list[Re
             tell(f"{shown}: there already")
         else:
             tell(shown)
-            start = time.monotonic()
             problem = measure_part(arguments, path)
             if problem:
                 failures.append(f"{name} was not measured: {problem}")
                 tell(f"    FAILED: {problem}")
                 continue
-            tell(f"    {time.monotonic() - start:.0f} s")
+            tell(f"    {_seconds(path):.0f} s")
         reports += load_reports(path)
+        seconds[name] = _seconds(path)
     if not reports:
         raise UsageError(f"at least one part must give a report, got none: {'; '.join(failures)}")
     save_reports(settings.out / "report.json", reports)
-    page = format_html(reports, "cff-edge: what inspection costs on this machine", failures)
+    title = "cff-edge: what inspection costs on this machine"
+    page = format_html(reports, title, failures, {"measured in": _durations(seconds)})
     atomic_write(settings.out / "report.html", page.encode())
     return reports, failures
 
@@ -178,6 +206,7 @@ def measure_part(arguments: Sequence[str], path: Path, timeout_s: float = _TIMEO
 
     Its report goes to `path`, its text beside it, its progress to this process's stderr.
     """
+    start = time.monotonic()
     command = [sys.executable, "-m", "cff_bench.cli", *arguments, "--json", str(path)]
     _command_file(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
@@ -192,8 +221,15 @@ def measure_part(arguments: Sequence[str], path: Path, timeout_s: float = _TIMEO
         return f"not done after {timeout_s:.0f} s"
     if not path.is_file():
         return _reason(errors, finished.returncode)
-    atomic_write(_command_file(path), json.dumps(list(arguments)).encode())
+    done = {"arguments": list(arguments), "seconds": round(time.monotonic() - start, 1)}
+    atomic_write(_command_file(path), json.dumps(done).encode())
     return ""
+
+
+def _durations(seconds: dict[str, float]) -> str:
+    """Return such as ``11 min: latency 25 s, table6 102 s``."""
+    parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    return f"{sum(seconds.values()) / 60:.1f} min: {parts}"
 
 
 def _reason(log: Path, code: int) -> str:
@@ -210,9 +246,14 @@ def _is_measured(path: Path, arguments: Sequence[str]) -> bool:
 
     try:
         load_reports(path)
-        return bool(json.loads(_command_file(path).read_bytes()) == list(arguments))
-    except (UsageError, OSError, ValueError):
+        done = json.loads(_command_file(path).read_bytes())
+        return bool(done["arguments"] == list(arguments) and done["seconds"] >= 0)
+    except (UsageError, OSError, ValueError, TypeError, KeyError):
         return False
+
+
+def _seconds(path: Path) -> float:
+    return float(json.loads(_command_file(path).read_bytes())["seconds"])
 
 
 def _command_file(path: Path) -> Path:
@@ -221,7 +262,9 @@ def _command_file(path: Path) -> Path:
 
 def _run_all(args: argparse.Namespace) -> int:
     only = tuple(name.strip() for name in args.only.split(",") if name.strip())
-    settings = AllSettings(args.out, args.bundle, _profile(args), args.full, only, args.again)
+    profile = _profile(args)
+    image = args.image or _test_image(args.bundle, profile)
+    settings = AllSettings(args.out, args.bundle, profile, image, args.full, only, args.again)
 
     def tell(line: str) -> None:
         sys.stderr.write(line + "\n")
@@ -247,3 +290,9 @@ def _profile(args: argparse.Namespace) -> Path:
             "`make demo`, or name both"
         )
     return found[0]
+
+
+def _test_image(bundle: Path, profile: Path) -> Path | None:
+    """Return the first test image that `make demo` drew of the profile's product."""
+    product = profile.name.partition(".")[0]
+    return min(bundle.parent.glob(f"synthetic/{product}/test/*/*.png"), default=None)

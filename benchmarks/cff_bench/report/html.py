@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cff_bench.report.document import Check, Plot, Report, Table, format_cell
@@ -20,7 +20,7 @@ _STYLE = """
 --good:#5fd0a7;--bad:#ff8a80}}
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
-max-width:900px;margin:1.5rem auto;padding:0 1rem;overflow-wrap:anywhere}
+max-width:1040px;margin:1.5rem auto;padding:0 1rem;overflow-wrap:anywhere}
 h1{font-size:1.6rem;line-height:1.25;margin:0 0 .6rem}h2{font-size:1.35rem;line-height:1.3;
 margin:3rem 0 .6rem;border-top:2px solid var(--line);padding-top:1.2rem}
 h3{font-size:1.05rem;margin:1.8rem 0 .4rem}a{color:var(--c0)}
@@ -34,6 +34,7 @@ th{font-weight:600;border-bottom:1.5px solid var(--line);vertical-align:bottom}
 th,td{padding:.22rem .7rem .22rem 0;text-align:right;overflow-wrap:normal}
 td{border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
 td.number{white-space:nowrap}
+@media screen and (min-width:501px){td.short{white-space:nowrap}}
 th.left,td.left{text-align:left}td.long{min-width:13rem}
 th:first-child,td:first-child{position:sticky;left:0;background:var(--paper)}
 figure{margin:1.6rem 0}figcaption{font-weight:600;margin-bottom:.5rem}
@@ -52,7 +53,12 @@ th,td{padding-right:.45rem}td.number{white-space:normal}td.long{min-width:0}}
 """
 
 
-def format_html(reports: Sequence[Report], title: str = "", remarks: Sequence[str] = ()) -> str:
+def format_html(
+    reports: Sequence[Report],
+    title: str = "",
+    remarks: Sequence[str] = (),
+    facts: Mapping[str, str] | None = None,
+) -> str:
     """Return reports as one page; several get contents and a summary of all checks on top.
 
     Parameters
@@ -62,13 +68,15 @@ def format_html(reports: Sequence[Report], title: str = "", remarks: Sequence[st
         Of the page; the default is that of the only report.
     remarks : sequence of str, optional
         Sentences that stand first, such as which part failed.
+    facts : mapping of str to str, optional
+        What is told of several reports beside the machine, such as how long they took.
     """
     is_many = len(reports) != 1
     title = title or (reports[0].title if not is_many else "cff-bench")
     body = [f"<h1>{_text(title)}</h1>"]
-    body += [f'<p class="note">{_text(remark)}</p>' for remark in remarks]
+    body += [f'<p class="note">{_words(remark)}</p>' for remark in remarks]
     if is_many:
-        body.append(_summary(reports))
+        body.append(_summary(reports, facts or {}))
     for index, report in enumerate(reports):
         head = f'<h2 id="{_anchor(index, report)}"{" class=first" if not index else ""}>'
         body.append(f"{head}{_text(report.title)}</h2>" if is_many else "")
@@ -82,10 +90,11 @@ def format_html(reports: Sequence[Report], title: str = "", remarks: Sequence[st
     )
 
 
-def _summary(reports: Sequence[Report]) -> str:
+def _summary(reports: Sequence[Report], facts: Mapping[str, str]) -> str:
     """Return the machine, all checks and the contents."""
     checks = [check for report in reports for check in report.checks]
-    parts = [_facts(machine_facts(reports[0].environment))] if reports else []
+    machine = machine_facts(reports[0].environment) if reports else {}
+    parts = [_facts({**machine, **facts})]
     if checks:
         held = sum(check.passed is True for check in checks)
         unknown = sum(check.passed is None for check in checks)
@@ -109,7 +118,7 @@ def _report(report: Report, told: dict[str, str]) -> str:
     if report.command:
         parts.append(f"<p><code>{_text(' '.join(report.command))}</code></p>")
     parts.append(_facts({**machine, **setting_facts(report.settings)}))
-    parts += [f'<p class="note">{_text(note)}</p>' for note in report.notes]
+    parts += [f'<p class="note">{_words(note)}</p>' for note in report.notes]
     if report.checks:
         parts.append(f"<h3>Checks</h3>{_checks(report.checks)}")
     parts += [_table(table) for table in report.tables]
@@ -155,7 +164,7 @@ def _table(table: Table) -> str:
         + "</tr>"
         for row in table.rows
     )
-    note = f'<p class="under">{_text(table.note)}</p>' if table.note else ""
+    note = f'<p class="under">{_words(table.note)}</p>' if table.note else ""
     return (
         f'<h3>{_text(table.title)}</h3><div class="scroll"><table><thead><tr>{header}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>{note}"
@@ -163,15 +172,15 @@ def _table(table: Table) -> str:
 
 
 def _cell(words: str, align: str) -> str:
-    style = "number" if align == "right" else "left long" if len(words) > _LONG else "left"
-    return f'<td class="{style}">{_text(words)}</td>'
+    style = "number" if align == "right" else "left long" if len(words) > _LONG else "left short"
+    return f'<td class="{style}">{_words(words)}</td>'
 
 
 def _figure(plot: Plot) -> str:
     drawn = draw_both(plot)
     if not drawn:
         return ""
-    note = f'<p class="under">{_text(plot.note)}</p>' if plot.note else ""
+    note = f'<p class="under">{_words(plot.note)}</p>' if plot.note else ""
     return f"<figure><figcaption>{_text(plot.title)}</figcaption>{drawn}{note}</figure>"
 
 
@@ -181,3 +190,8 @@ def _anchor(index: int, report: Report) -> str:
 
 def _text(value: Any) -> str:
     return html.escape(str(value))
+
+
+def _words(value: Any) -> str:
+    """Return text in which what stands between backticks is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", _text(value))

@@ -24,6 +24,7 @@ _MOST_LABELS = 9
 _FEW_POINTS = 4  # a cloud of so many points is named beside one of them
 
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def draw_lines(plot: Plot, width: float) -> Canvas:
@@ -65,9 +66,9 @@ def draw_lines(plot: Plot, width: float) -> Canvas:
     _draw_marks(canvas, plot.marks, scale_x, scale_y, y + 4)
     if is_direct and len(names) > 1:
         ends = [i for i in range(len(names)) if _has_line(plot, plot.series[i])]
-        _draw_names(canvas, names, drawn, ends, right, (top, bottom))
+        taken = _draw_names(canvas, names, drawn, ends, right, (top, bottom))
         others = [i for i in range(len(names)) if i not in ends]
-        _draw_names_beside(canvas, names, drawn, others, top)
+        _draw_names_beside(canvas, names, drawn, others, top, taken)
     return canvas
 
 
@@ -225,8 +226,8 @@ def _draw_names(
     chosen: Sequence[int],
     right: float,
     ends: tuple[float, float],
-) -> None:
-    """Write each name to the right of its last point, moved apart where they would touch."""
+) -> list[Box]:
+    """Write each name to the right of its last point, moved apart; return where they stand."""
     shown = [index for index in chosen if drawn[index]]
     lasts = [max(drawn[index]) for index in shown]
     heights = spread([y for _, y in lasts], LINE_PX - 2, ends[0] + 4, ends[1])
@@ -235,6 +236,7 @@ def _draw_names(
             canvas.line(x + 3, y, right + 4, height, f"s{index % N_COLOURS} leader")
         words = shortened(names[index], canvas.width - right - 6)
         canvas.text(right + 7, height + 4, words, style=f"t{index % N_COLOURS}")
+    return [(right, height - 7, canvas.width, height + 7) for height in heights]
 
 
 def _draw_names_beside(
@@ -243,9 +245,10 @@ def _draw_names_beside(
     drawn: Sequence[Sequence[Point]],
     chosen: Sequence[int],
     top: float,
+    taken: Sequence[Box],
 ) -> None:
     """Write each name beside its last point, on the first side where nothing else lies."""
-    taken = [(x - 5, y - 5, x + 5, y + 5) for points in drawn for x, y in points]
+    taken = [*taken, *((x - 5, y - 5, x + 5, y + 5) for points in drawn for x, y in points)]
     for index in chosen:
         if not drawn[index]:
             continue
@@ -260,5 +263,5 @@ def _draw_names_beside(
         canvas.text(box[0], box[3] - 3, names[index], style=f"t{index % N_COLOURS} halo")
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

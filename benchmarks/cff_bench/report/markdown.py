@@ -1,6 +1,6 @@
 """A report as Markdown: the same tables as elsewhere, plots left to the HTML page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cff_bench.report.document import Report, Table, format_cell
 from cff_bench.report.facts import machine_facts, setting_facts
@@ -8,8 +8,13 @@ from cff_bench.report.terminal import describe_check
 
 
 def format_markdown(reports: Sequence[Report], level: int = 1) -> str:
-    """Return reports as Markdown, their titles as headings of `level`."""
-    return "\n\n".join(_format_report(report, level) for report in reports) + "\n"
+    """Return reports as Markdown, their titles as headings of `level`.
+
+    What the first has told of the machine is not told again.
+    """
+    told = machine_facts(reports[0].environment) if reports else {}
+    parts = [_format_report(r, level, told if index else {}) for index, r in enumerate(reports)]
+    return "\n\n".join(parts) + "\n"
 
 
 def format_markdown_table(table: Table) -> str:
@@ -32,13 +37,17 @@ def format_markdown_checks(report: Report) -> str:
     )
 
 
-def _format_report(report: Report, level: int) -> str:
-    facts = {**machine_facts(report.environment), **setting_facts(report.settings)}
+def _format_report(report: Report, level: int, told: Mapping[str, str]) -> str:
+    machine = machine_facts(report.environment)
+    facts = {name: words for name, words in machine.items() if told.get(name) != words}
+    settings = setting_facts(report.settings)
+    if settings:
+        facts["settings"] = "; ".join(f"{name} {words}" for name, words in settings.items())
     parts = [f"{'#' * level} {report.title}"]
     if report.command:
         parts.append(f"`{' '.join(report.command)}`")
     parts.append("\n".join(f"- {name}: {value}" for name, value in facts.items()))
-    parts.append("\n".join(f"> {note}" for note in report.notes))
+    parts.append("\n>\n".join(f"> {note}" for note in report.notes))
     for table in report.tables:
         parts.append(f"{'#' * (level + 1)} {table.title}")
         parts.append(format_markdown_table(table))

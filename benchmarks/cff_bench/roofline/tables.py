@@ -87,12 +87,13 @@ def graph_table(measured: Measured) -> Table:
         Column("share", "share", spec=".2f"),
         Column("bound_ms", "bound ms", spec=".2f"),
         Column("bound_share", "bound / p50", spec=".2f"),
-        Column("memory_bound", "time in memory-bound nodes", spec=".0%"),
+        Column("memory_bound", "memory-bound", spec=".0%"),
     ]
     note = (
         "Share: GFLOP/s over the ceiling of products at this precision and number of threads, "
         "which attention (always fp32) and every node without a product lower. Bound: the sum "
-        "over nodes of the larger of operations at the ceiling and bytes at the bandwidth."
+        "over nodes of the larger of operations at the ceiling and bytes at the bandwidth. "
+        "Memory-bound: the nodes of which the bytes take longer, by their time."
     )
     return Table(
         "graphs",

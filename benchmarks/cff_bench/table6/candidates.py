@@ -56,7 +56,7 @@ class Table6Settings:
     projector_width : int or None
         E of the real backbone, a second table; None leaves it out.
     grid : tuple of HeadShape
-        Further shapes, in ONNX Runtime and eager PyTorch with a fifth of the rounds.
+        Further shapes, in ONNX Runtime and eager PyTorch with half the rounds.
     compiled : bool
         Whether to try `torch.compile`.
     command : tuple of str

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from cff_bench.compare.intervals import MedianScatter, paired_ratio_scatter, ratio_interval
 from cff_bench.roofline.bandwidth import BEYOND, build_transfers, cache_bytes
 from cff_bench.roofline.gemm import build_gemms
 from cff_bench.table6.candidates import (
@@ -22,7 +23,9 @@ from cff_bench.table6.heads import HeadShape, count_cost
 from cff_bench.table6.paper import PAPER, RATIOS
 from cff_bench.timing import Samples, sample_interleaved
 
-_GRID_ROUNDS = 5  # of a grid's shape: one for so many of the table's
+_GRID_ROUNDS = 2  # of a grid's shape: one for so many of the table's
+_GRID_WARMUP = 2
+_MIN_ROUNDS = 5  # for an interval
 _CEILING_ROUNDS = 15
 
 
@@ -83,7 +86,8 @@ def run_table6(settings: Table6Settings) -> Table6:
             shapes.append(measure_shape(settings, shape, settings.n, settings.compiled))
         for shape in settings.grid:
             rounds = max(1, settings.n // _GRID_ROUNDS)
-            shapes.append(measure_shape(settings, shape, rounds, compiled=False))
+            quick = replace(settings, warmup=min(settings.warmup, _GRID_WARMUP))
+            shapes.append(measure_shape(quick, shape, rounds, compiled=False))
         ceilings = measure_ceilings(settings)
     finally:
         torch.set_num_threads(threads_before)
@@ -100,7 +104,20 @@ def measure_shape(settings: Table6Settings, shape: HeadShape, n: int, compiled: 
         _row(candidate, shape, samples.get(candidate.name), differences.get(candidate.name))
         for candidate in candidates
     ]
-    return ShapeRows(shape, rows, find_ratios(rows, shape == PAPER_SHAPE), samples)
+    ratios = [
+        {**ratio, **_interval(ratio["name"], samples)}
+        for ratio in find_ratios(rows, shape == PAPER_SHAPE)
+    ]
+    return ShapeRows(shape, rows, ratios, samples)
+
+
+def _interval(name: str, samples: Mapping[str, Samples]) -> dict[str, float | None]:
+    """Return the ends of a ratio's interval, both sides of a round resampled together."""
+    of, base = (samples[part].values_ms for part in name.split(" / "))
+    if len(of) < _MIN_ROUNDS:
+        return {"low": None, "high": None}
+    found = ratio_interval(MedianScatter(0.0, 0.0, 1.0), paired_ratio_scatter(base, of))
+    return {"low": found.low, "high": found.high}
 
 
 def measure_ceilings(settings: Table6Settings) -> HeadCeilings:

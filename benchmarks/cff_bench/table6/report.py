@@ -40,14 +40,25 @@ WHY = (
 )
 
 
+_RATIO_NOTE = (
+    "p50: of medians, with an interval of 95 % that resamples rounds; min: of the fastest rounds; "
+    "MACs: of operations."
+)
+
+
 def build_report(table6: Table6, settings: Table6Settings, environment: dict[str, Any]) -> Report:
     """Return the report of a measurement."""
     main, *others = table6.shapes
-    tables = [_table(main, "table6", table6.ceilings), _ratio_table(main, "ratios")]
+    tables = [
+        _table(main, "table6", table6.ceilings),
+        _counted_table(main, "counted"),
+        _ratio_table(main, "ratios"),
+    ]
     grid = others
     if settings.projector_width is not None:
         projector, *grid = others
         tables.append(_table(projector, "projector", table6.ceilings))
+        tables.append(_counted_table(projector, "projector_counted"))
         tables.append(_ratio_table(projector, "projector_ratios"))
     if grid:
         tables.append(_grid_table(grid))
@@ -120,12 +131,6 @@ def _table(part: ShapeRows, name: str, ceilings: HeadCeilings) -> Table:
         *_paper_columns("paper_inference_ms", ".1f", is_paper),
         Column("throughput", "1/s", spec=".2f"),
         *_paper_columns("paper_throughput", ".2f", is_paper),
-        Column("memory_gib", "GiB", spec=".4f"),
-        *_paper_columns("paper_memory_gb", ".4f", is_paper),
-        Column("params_mi", "Mi params", spec=".2f"),
-        *_paper_columns("paper_params_m", ".2f", is_paper),
-        Column("macs_g", "G MACs", spec=".3f"),
-        *_paper_columns("paper_flops_g", ".3f", is_paper),
         Column("bound_ms", "bound ms", spec=".1f"),
         Column("max_abs_diff", "max diff", spec=".1e"),
     ]
@@ -134,8 +139,37 @@ def _table(part: ShapeRows, name: str, ceilings: HeadCeilings) -> Table:
         f"Heads alone, {part.shape.name}, {part.shape.n_stages} stages",
         columns,
         [_shown(row, ceilings) for row in part.rows],
-        "GiB: input image and stage outputs, as the paper counts. Bound: operations at the "
-        f"measured {ceilings.gflops:.0f} GFLOP/s, or bytes at {ceilings.gbps:.0f} GB/s.",
+        f"Bound: operations at the measured {ceilings.gflops:.0f} GFLOP/s, or bytes at "
+        f"{ceilings.gbps:.0f} GB/s.",
+    )
+
+
+def _counted_table(part: ShapeRows, name: str) -> Table:
+    """Return the columns that are counted, the same in every runtime."""
+    is_paper = part.shape == PAPER_SHAPE
+    columns = [
+        Column("head", "head", "left"),
+        Column("form", "", "left"),
+        Column("memory_gib", "GiB", spec=".4f"),
+        *_paper_columns("paper_memory_gb", ".4f", is_paper),
+        Column("params_mi", "Mi params", spec=".2f"),
+        *_paper_columns("paper_params_m", ".2f", is_paper),
+        Column("macs_g", "G MACs", spec=".3f"),
+        *_paper_columns("paper_flops_g", ".3f", is_paper),
+    ]
+    rows = {(row["head"], row["folded"]): row for row in part.rows}
+    shown = [
+        {**row, "form": "folded" if is_folded else "as trained"}
+        for (head, is_folded), row in rows.items()
+        if head != "none" or not is_folded  # nothing to fold
+    ]
+    return Table(
+        name,
+        f"Counted, {part.shape.name}",
+        columns,
+        [{column.name: row[column.name] for column in columns} for row in shown],
+        "GiB: input image and stage outputs, as the paper counts; Mi: 2^20; a MAC is a "
+        "multiply-accumulate. The paper's heads are unfolded.",
     )
 
 
@@ -157,27 +191,29 @@ def _ratio_table(part: ShapeRows, name: str) -> Table:
     columns = [
         Column("name", "ratio", "left"),
         Column("p50", "p50", spec=".2f"),
+        Column("low", "from", spec=".2f"),
+        Column("high", "to", spec=".2f"),
         Column("min", "min", spec=".2f"),
         Column("macs", "MACs", spec=".2f"),
         Column("paper", "paper", spec=".2f"),
         Column("limit", "at most", spec=".2f"),
     ]
-    return Table(name, f"Ratios, {part.shape.name}", columns, part.ratios)
+    return Table(name, f"Ratios, {part.shape.name}", columns, part.ratios, _RATIO_NOTE)
 
 
 def _grid_table(parts: Sequence[ShapeRows]) -> Table:
     columns = [
         Column("shape", "shape", "left"),
         Column("n", "n"),
-        Column("none", "none, folded, ms", spec=".2f"),
-        Column("linear", "linear, folded, ms", spec=".2f"),
-        Column("linear_unfolded", "as trained, ms", spec=".2f"),
-        Column("mlp", "mlp, folded, ms", spec=".2f"),
-        Column("mlp_unfolded", "as trained, ms", spec=".2f"),
-        Column("linear_ratio", "linear folded / none", spec=".2f"),
-        Column("mlp_ratio", "mlp folded / as trained", spec=".2f"),
+        Column("none", "none", spec=".2f"),
+        Column("linear", "linear folded", spec=".2f"),
+        Column("linear_unfolded", "as trained", spec=".2f"),
+        Column("linear_ratio", "folded / none", spec=".2f"),
+        Column("mlp", "MLP folded", spec=".2f"),
+        Column("mlp_unfolded", "as trained", spec=".2f"),
+        Column("mlp_ratio", "folded / as trained", spec=".2f"),
     ]
-    return Table("grid", "Other shapes, ONNX Runtime", columns, [_grid_row(p) for p in parts])
+    return Table("grid", "Other shapes, ONNX Runtime, ms", columns, [_grid_row(p) for p in parts])
 
 
 def _grid_row(part: ShapeRows) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What stands in the documents, written from committed JSON: scripts/update_tables.py."""
