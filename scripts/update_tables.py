@@ -11,7 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cff_bench.document_tables import accuracy, experiment, latency, table6, thresholds
+from cff_bench.document_tables import (
+    accuracy,
+    experiment,
+    latency,
+    table6,
+    tfa_net,
+    thresholds,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = (
@@ -28,6 +35,7 @@ DOCUMENTS = (
 BENCH = "benchmarks/results/bench"
 TABLE6 = f"{BENCH}/table6.json"
 EXPERIMENT = "docs/results/experiment.json"
+TFA_NET = "docs/results/tfa_net.json"
 THRESHOLDS = "benchmarks/results/thresholds.json"
 
 # name of the table -> its JSON and the function that writes it
@@ -56,6 +64,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "experiment_overall": (EXPERIMENT, experiment.experiment_overall),
     "experiment_development": (EXPERIMENT, experiment.experiment_development),
     "experiment_references": (EXPERIMENT, experiment.experiment_references),
+    "tfa_net": (TFA_NET, tfa_net.tfa_net),
+    "tfa_net_latency": (TFA_NET, tfa_net.tfa_net_latency),
 }
 
 

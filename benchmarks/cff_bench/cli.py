@@ -27,6 +27,7 @@ from cff_bench.roofline.command import add_roofline_parser
 from cff_bench.search.command import add_search_parser
 from cff_bench.sweep.command import add_sweep_parser
 from cff_bench.table6.command import add_table6_parser
+from cff_bench.tfa_net.command import add_tfa_net_parser
 from cff_bench.thresholds.command import add_thresholds_parser
 from cff_runtime.errors import CffError, MissingDependencyError
 from cff_runtime.storage import atomic_write
@@ -115,6 +116,7 @@ def _build_parser() -> argparse.ArgumentParser:
         add_roofline_parser,
         add_peers_parser,
         add_search_parser,
+        add_tfa_net_parser,
         add_evaluate_cost_parser,
         add_compare_parser,
         add_all_parser,

@@ -1,0 +1,1 @@
+"""TFA-Net beside CFF: trained, exported and judged with the commands that serve both."""
