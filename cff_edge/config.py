@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 
 from cff_edge.config_checks import check_combinations, check_ranges
-from cff_edge.presets import OPEN_CLIP, PRESETS, TFA_NET
+from cff_edge.presets import MODEL_RECIPES, OPEN_CLIP, PRESETS
 from cff_edge.tfa_net.options import TfaConfig
 from cff_runtime.errors import UsageError
 
@@ -28,8 +28,8 @@ class ModelConfig:
     Attributes
     ----------
     name : str
-        A key of `cff_edge.models.MODELS`: ``cff``, whose section is `head`, or ``tfa-net``, whose
-        section is `tfa`.
+        A key of `cff_edge.presets.MODEL_RECIPES`: ``cff``, whose section is `head`, or ``tfa-net``,
+        whose section is `tfa`.
     """
 
     name: str = "cff"
@@ -218,7 +218,7 @@ def load_config(
     layers += [_parse_override(text) for text in overrides]
     backbone, model = _named(layers, "backbone"), _named(layers, "model")
     recipes = [OPEN_CLIP] if backbone.startswith("open_clip:") else []
-    recipes += [TFA_NET] if model == "tfa-net" else []
+    recipes.append(MODEL_RECIPES.get(model, {}))
     config = Config()
     for layer in (*recipes, *layers):
         config = _apply(config, layer)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cff_edge.heads import BANKS, CALIBRATORS, PROJECTOR_INITS, TEXT_MAPS
 from cff_edge.losses import GLOBAL_SCALES
+from cff_edge.presets import MODEL_RECIPES
 from cff_edge.tfa_net import options
 from cff_runtime.errors import UsageError
 from cff_runtime.finishing import DISTANCES
@@ -14,11 +15,9 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**63 - 1  # the largest integer of TOML
 
-MODELS = ("cff", "tfa-net")
-
 # What a run would otherwise meet hours later
 _CHOICES = {
-    "model.name": MODELS,
+    "model.name": tuple(MODEL_RECIPES),
     "head.calibrator": CALIBRATORS,
     "head.projector_init": PROJECTOR_INITS,
     "head.bank": BANKS,
@@ -46,6 +45,7 @@ _POSITIVE = (
     "tfa.patch",
     "tfa.width",
     "tfa.heads",
+    "tfa.aggregation_blocks",
     "tfa.refinement_width",
     "tfa.refinement_heads",
 )
@@ -61,7 +61,6 @@ _NOT_NEGATIVE = (
     "train.global_weight",
     "train.mosaic",
     "tfa.grid",
-    "tfa.aggregation_blocks",
     "tfa.refinement_blocks",
     "tfa.blur_sigma",
     "tfa.epochs",

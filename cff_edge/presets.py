@@ -3,8 +3,9 @@
 OPEN_CLIP is laid under every run on an open_clip backbone: the paper's recipe for CLIP (CFF,
 Sensors 2026, section 4, on VisA). The embedded backbone keeps the defaults.
 
-TFA_NET is laid under every run of TFA-Net: the optimiser of its released code, but for a larger
-learning rate, which suits the small network of the embedded trunk.
+MODEL_RECIPES names the detectors, each with what is laid under all of its runs. TFA-Net's is the
+optimiser of its released code, but for a larger learning rate, which suits the small network of the
+embedded trunk.
 
 PRESETS are asked for by name. The APRIL-GAN ones are what its published scripts train, named after
 the data set trained on: projectors alone, a loss on every stage's map, raw tokens in the bank. The
@@ -24,8 +25,11 @@ OPEN_CLIP: dict[str, dict[str, Any]] = {
     },
 }
 
-TFA_NET: dict[str, dict[str, Any]] = {
-    "train": {"batch_size": 4, "learning_rate": 5e-4, "adam_betas": [0.9, 0.95]},
+MODEL_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "cff": {},
+    "tfa-net": {
+        "train": {"batch_size": 4, "learning_rate": 5e-4, "adam_betas": [0.9, 0.95]},
+    },
 }
 
 _APRIL_GAN: dict[str, dict[str, Any]] = {

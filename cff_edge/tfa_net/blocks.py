@@ -22,13 +22,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map [B,L,D] to [B,L,D]."""
+    def forward(self, tokens: Tensor, n_outputs: int | None = None) -> Tensor:
+        """Map [B,L,D] to [B,L,D], or to its first rows alone, [B,n_outputs,D]."""
         n_images, length, width = tokens.shape
         qkv = self.qkv(tokens).view(n_images, length, 3, self.n_heads, width // self.n_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B,heads,L,D/heads]
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        joined: Tensor = self.proj(mixed.transpose(1, 2).reshape(n_images, length, width))
+        mixed = F.scaled_dot_product_attention(query[:, :, :n_outputs], key, value)
+        joined: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return joined
 
 
@@ -51,8 +51,11 @@ class Block(nn.Module):
         self.fc1 = nn.Linear(width, mlp_ratio * width)
         self.fc2 = nn.Linear(mlp_ratio * width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map [B,L,D] to [B,L,D]."""
-        tokens = tokens + self.attention(self.norm1(tokens))
+    def forward(self, tokens: Tensor, n_outputs: int | None = None) -> Tensor:
+        """Map [B,L,D] to [B,L,D], or to its first rows alone, [B,n_outputs,D]."""
+        attended = self.attention(self.norm1(tokens), n_outputs)
+        if n_outputs is not None:
+            tokens = tokens[:, :n_outputs]
+        tokens = tokens + attended
         output: Tensor = tokens + self.fc2(F.gelu(self.fc1(self.norm2(tokens))))
         return output

@@ -1,7 +1,8 @@
 """TFA-Net behind its trunk: fuse, embed, aggregate onto the template, refine (tfa_net.md 2.1-2.4).
 
 The input's tokens only lend to the template's what attention takes from them and are dropped
-then, so that whatever the template has no place for does not come back in the reconstruction.
+then, so that whatever the template has no place for does not come back in the reconstruction. The
+last aggregation block does not even compute them.
 """
 
 from collections.abc import Sequence
@@ -129,14 +130,17 @@ class TfaNet(nn.Module):
         if mask is not None:
             assert self.mask_token is not None
             tokens = torch.where(mask[..., None], self.mask_token, tokens)
-        tokens = tokens + self.positions
-        template = (template + self.positions).expand_as(tokens)
-        class_token = self.class_token.expand(len(tokens), -1, -1)  # its position code is zero
-        sequence = torch.cat([class_token, tokens, template], dim=1)  # [B,1+2T,D]
-        for block in self.aggregation:
+        # what is kept stands first: attention has no order
+        if template.ndim == 2:
+            template = template[None]
+        class_token = self.class_token.expand(template.shape[0], -1, -1)  # its code is zero
+        kept = torch.cat([class_token, template + self.positions], dim=1)
+        kept = kept.expand(tokens.shape[0], -1, -1)  # [B,1+T,D]
+        sequence = torch.cat([kept, tokens + self.positions], dim=1)  # [B,1+2T,D]
+        *earlier, last = self.aggregation
+        for block in earlier:
             sequence = block(sequence)
-        kept = torch.cat([sequence[:, :1], sequence[:, 1 + self.n_tokens :]], dim=1)
-        aggregated: Tensor = self.aggregation_norm(kept)
+        aggregated: Tensor = self.aggregation_norm(last(sequence, 1 + self.n_tokens))
         return aggregated
 
     def refine(self, aggregated: Tensor) -> Tensor:

@@ -28,11 +28,37 @@ from cff_export.passes import (
 from cff_runtime.finishing import upsampling_matrix
 
 
-class FusedEncoder(nn.Module):
-    """Trunk and folded head; all that is left of training are constants."""
+class FoldedTrunk(nn.Module):
+    """A trunk that takes pixels in 0..255: what the encoder of every detector begins with."""
 
     scale: Tensor | None
     shift: Tensor | None
+
+    def __init__(self, backbone: Backbone, folded: FoldedInput) -> None:
+        super().__init__()
+        self.trunk = backbone.module
+        self.grids = [stage.grid for stage in backbone.info.stages]
+        self.keep("scale", per_channel(folded.scale))
+        self.keep("shift", per_channel(folded.shift))
+
+    def stages(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Stages [B,N_s,E_s] and embedding of pixels [B,3,H,W]."""
+        if self.scale is not None and self.shift is not None:
+            pixels = pixels * self.scale + self.shift
+        found: tuple[list[Tensor], Tensor] = self.trunk(pixels)
+        return found
+
+    def keep(self, name: str, array: "np.ndarray | None") -> None:
+        """Make a constant a buffer, float32; None stays none."""
+        if array is None:
+            setattr(self, name, None)  # torch.export miscounts buffers registered as None
+        else:
+            self.register_buffer(name, torch.from_numpy(array.astype(np.float32)))
+
+
+class FusedEncoder(FoldedTrunk):
+    """Trunk and folded head; all that is left of training are constants."""
+
     difference: Tensor
 
     def __init__(
@@ -42,21 +68,17 @@ class FusedEncoder(nn.Module):
         folded: FoldedInput,
         bank: str = "calibrated",
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, folded)
         info = backbone.info
         self.raw_bank = bank == "raw"
-        self.trunk = backbone.module
-        self.grids = [stage.grid for stage in info.stages]
         self.has_text_tower = info.has_text_tower
         self.condition = ("text", (info.joint_dim, 2))
         scores = ("text_score",) if info.has_text_tower else ()
         self.outputs = (*(f"features_{s}" for s in range(len(self.grids))), "text_map", *scores)
         self.heads = nn.ModuleList(chain_module(chain) for chain in chains)
         self.register_buffer("difference", torch.tensor(TEXT_DIFFERENCE)[:, None])
-        self._optional("scale", None if folded.scale is None else folded.scale[:, None, None])
-        self._optional("shift", None if folded.shift is None else folded.shift[:, None, None])
         for stage, (chain, grid) in enumerate(zip(chains, self.grids, strict=True)):
-            self._optional(f"basis_{stage}", chain.basis)
+            self.keep(f"basis_{stage}", chain.basis)
             for axis, length in zip("yx", grid, strict=True):
                 matrix = upsampling_matrix(length, info.image_size)
                 self.register_buffer(f"up_{axis}_{stage}", torch.from_numpy(matrix))
@@ -64,9 +86,7 @@ class FusedEncoder(nn.Module):
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, ...]:
         """Return features_0 .. features_{S-1}, text_map and, with a text tower, text_score."""
         pixels = image.float().permute(0, 3, 1, 2)  # TensorRT transposes no uint8
-        if self.scale is not None and self.shift is not None:
-            pixels = pixels * self.scale + self.shift
-        stages, embedding = self.trunk(pixels)
+        stages, embedding = self.stages(pixels)
         direction = text @ self.difference  # [C,1]
         features = []
         text_map: Tensor | None = None
@@ -88,11 +108,10 @@ class FusedEncoder(nn.Module):
         up_y, up_x = getattr(self, f"up_y_{stage}"), getattr(self, f"up_x_{stage}")
         return torch.sigmoid(up_y @ logits @ up_x.T)
 
-    def _optional(self, name: str, array: "np.ndarray | None") -> None:
-        if array is None:
-            setattr(self, name, None)  # torch.export miscounts buffers registered as None
-        else:
-            self.register_buffer(name, torch.from_numpy(array.astype(np.float32)))
+
+def per_channel(values: "np.ndarray | None") -> "np.ndarray | None":
+    """Shape values [C] so that they go with planes [B,C,h,w]."""
+    return None if values is None else values[:, None, None]
 
 
 def _unit_rows(rows: Tensor) -> Tensor:

@@ -8,23 +8,21 @@ The template is an input, so that a product may get another one without another 
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cff_edge.backbones import Backbone
 from cff_edge.tfa_net.maps import fuse_modes
 from cff_edge.tfa_net.model import TfaNet
+from cff_export.fused_encoder import FoldedTrunk
 from cff_export.passes import FoldedInput, fold_upsampling
-from cff_export.passes.chain import Matrix
 
 _SHORTEST = 1e-8  # of a norm, as `torch.nn.functional.cosine_similarity` has it
 _TO_UNIT = 255.0
 
 
-class FusedTfa(nn.Module):
+class FusedTfa(FoldedTrunk):
     """Trunk, network and anomaly map; all that is left of training are constants."""
 
-    scale: Tensor | None
-    shift: Tensor | None
     template_scale: Tensor | None
     template_shift: Tensor | None
     channel_mean: Tensor | None
@@ -32,39 +30,33 @@ class FusedTfa(nn.Module):
     up: Tensor
 
     def __init__(self, backbone: Backbone, net: TfaNet, folded: FoldedInput) -> None:
-        super().__init__()
+        super().__init__(backbone, folded)
         info, config = backbone.info, net.config
         self.condition = ("template", (net.n_tokens, config.width))
         self.outputs = ("features_0", "anomaly_map")
-        self.trunk = backbone.module
         self.net = net
-        self.grids = [stage.grid for stage in info.stages]
         self.fusion = config.map
-        self._optional("scale", folded.scale)
-        self._optional("shift", folded.shift)
         # a template that is not normalised as published: (x' - mean) / std = x / 255
         apart = config.template_normalization == "as_published"
-        self._optional("template_scale", np.array(info.std) / _TO_UNIT if apart else None)
-        self._optional("template_shift", np.array(info.mean) if apart else None)
-        self.register_buffer(
-            "up", _constant(fold_upsampling(net.grid, info.image_size, config.blur_sigma))
-        )
+        scale, shift = (np.array(each)[:, None, None] for each in (info.std, info.mean))
+        self.keep("template_scale", scale / _TO_UNIT if apart else None)
+        self.keep("template_shift", shift if apart else None)
+        self.keep("up", fold_upsampling(net.grid, info.image_size, config.blur_sigma))
         for stage, grid in enumerate(self.grids):
             if grid != (net.grid, net.grid):
                 for axis, length in zip("yx", grid, strict=True):
-                    matrix = fold_upsampling(length, net.grid, 0.0)
-                    self.register_buffer(f"grid_{axis}_{stage}", _constant(matrix))
+                    self.keep(f"grid_{axis}_{stage}", fold_upsampling(length, net.grid, 0.0))
         by_channel = config.feature_norm == "channels"
-        mean, std = (_array(each) for each in (net.channel_mean, net.channel_std))
-        self._optional("channel_mean", mean if by_channel else None)
-        self._optional("channel_scale", 1.0 / std if by_channel else None)
+        mean, std = (_planes(each) for each in (net.channel_mean, net.channel_std))
+        self.keep("channel_mean", mean if by_channel else None)
+        self.keep("channel_scale", 1.0 / std if by_channel else None)
 
     def forward(self, image: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
         """Return features_0 and anomaly_map."""
         pixels = image.float().permute(0, 3, 1, 2)  # TensorRT transposes no uint8
         fused = self._fused(pixels)
         tokens = self.net.tokens(fused)
-        patches = self.net.refine(self._aggregated(tokens, template))
+        patches = self.net.refine(self.net.aggregate(tokens, template))
         features = tokens
         if self.template_scale is not None and self.template_shift is not None:
             features = self.net.tokens(
@@ -74,10 +66,10 @@ class FusedTfa(nn.Module):
 
     def _fused(self, pixels: Tensor) -> Tensor:
         """Fused features [B,C,g,g] of pixels [B,3,H,W] in 0..255."""
-        if self.scale is not None and self.shift is not None:
-            pixels = pixels * self.scale + self.shift
         planes = []
-        for stage, (tokens, grid) in enumerate(zip(self.trunk(pixels)[0], self.grids, strict=True)):
+        for stage, (tokens, grid) in enumerate(
+            zip(self.stages(pixels)[0], self.grids, strict=True)
+        ):
             plane = tokens.transpose(1, 2).reshape(-1, tokens.shape[2], *grid)  # [B,E_s,h_s,w_s]
             if grid != (self.net.grid, self.net.grid):
                 up_y, up_x = getattr(self, f"grid_y_{stage}"), getattr(self, f"grid_x_{stage}")
@@ -87,17 +79,6 @@ class FusedTfa(nn.Module):
         if self.channel_mean is not None and self.channel_scale is not None:
             fused = (fused - self.channel_mean) * self.channel_scale
         return fused
-
-    def _aggregated(self, tokens: Tensor, template: Tensor) -> Tensor:
-        """As `TfaNet.aggregate`, but what is kept stands first: attention has no order."""
-        net = self.net
-        kept = torch.cat([net.class_token[0], template + net.positions])  # [1+T,D]
-        first = kept.expand(tokens.shape[0], -1, -1)
-        sequence = torch.cat([first, tokens + net.positions], dim=1)  # [B,1+2T,D]
-        for block in net.aggregation:
-            sequence = block(sequence)
-        aggregated: Tensor = net.aggregation_norm(sequence[:, : 1 + net.n_tokens])
-        return aggregated
 
     def _map(self, fused: Tensor, patches: Tensor) -> Tensor:
         """Anomaly map [B,H,W]: distance and direction, upsampled and blurred, then fused.
@@ -116,23 +97,12 @@ class FusedTfa(nn.Module):
         up_x = self.up.T
         return fuse_modes(self.up @ distance @ up_x, self.up @ direction @ up_x, self.fusion)
 
-    def _optional(self, name: str, array: "np.ndarray | None") -> None:
-        """Keep values per channel as a buffer [C,1,1]."""
-        if array is None:
-            setattr(self, name, None)  # torch.export miscounts buffers registered as None
-        else:
-            self.register_buffer(name, _constant(array[:, None, None]))
-
 
 def _norm(cells: Tensor) -> Tensor:
     """Norms over the channels of [B,g,g,C]."""
     return (cells * cells).sum(dim=-1).sqrt().clamp_min(_SHORTEST)
 
 
-def _array(tensor: Tensor) -> Matrix:
-    array: Matrix = tensor.detach().numpy().astype(np.float64)
-    return array
-
-
-def _constant(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array.astype(np.float32))
+def _planes(values: Tensor) -> "np.ndarray":
+    """Values per channel [C] in float64, [C,1,1]."""
+    return values.detach().numpy().astype(np.float64)[:, None, None]

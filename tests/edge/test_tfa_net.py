@@ -104,6 +104,13 @@ def test_network_equals_its_transcription(net: TfaNet, reference: ModuleType) ->
 
 
 @torch.no_grad()
+def test_first_rows_alone_are_those_of_all(net: TfaNet) -> None:
+    block = net.aggregation[0]
+    tokens = torch.randn(2, 33, 24, generator=torch.Generator().manual_seed(7))
+    torch.testing.assert_close(block(tokens, 17), block(tokens)[:, :17], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 def test_masked_tokens_are_the_mask_token(net: TfaNet, reference: ModuleType) -> None:
     tokens, template = net.tokens(net.fuse(_stages(4)))[0], net.tokens(net.fuse(_stages(5)))[0]
     mask = torch.zeros(1, 16, dtype=torch.bool)
@@ -206,6 +213,7 @@ def test_sizes_that_do_not_fit_are_refused(change: dict[str, int], message: str)
         ("tfa.mask_fraction=1.5", "`tfa.mask_fraction` must be a probability"),
         ("tfa.held_out=1.0", r"`tfa.held_out` must be in \[0, 1\)"),
         ("tfa.heads=0", "`tfa.heads` must be above 0"),
+        ("tfa.aggregation_blocks=0", "`tfa.aggregation_blocks` must be above 0"),
         ("tfa.hieght=3", "did you mean"),
     ],
 )

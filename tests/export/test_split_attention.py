@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from cff_edge.tfa_net.blocks import Attention
 from cff_export.blocks import block_of
 from cff_export.split_attention import split_attention
 
@@ -93,3 +94,37 @@ def test_the_exported_graph_moves_nothing_but_the_heads(exported: Callable[..., 
         assert count["MatMul"] + count["Gemm"] == 4 + 2  # projections; scores and values
         assert count["Softmax"] == 1 and count["Reshape"] == 4 and count["Transpose"] <= 5
         assert not count.keys() & {"Gather", "Slice", "Squeeze", "Unsqueeze", "Shape", "Concat"}
+
+
+# --- attention of TFA-Net
+
+
+@pytest.mark.parametrize("n_outputs", [None, 3])
+def test_self_attention_stays_the_same(n_outputs: int | None) -> None:
+    torch.manual_seed(0)
+    tower = _Tower(Attention(24, 3).requires_grad_(False))
+    for parameter in tower.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 7, 24)
+    expected = tower.attn(x, n_outputs)
+    with split_attention(tower) as n_attentions:
+        assert n_attentions == 1
+        found = tower.attn(x, n_outputs)
+    assert found.shape == (2, n_outputs or 7, 24)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_graph_of_tfa_net_has_no_shapes_but_the_batchs(tfa: Any) -> None:
+    model = onnx.load(tfa.bundle.file(tfa.bundle.manifest.encoder))
+    counts: dict[str, Counter[str]] = {}
+    for node in model.graph.node:
+        module, _, _ = node.name.partition("/")
+        if ".attention" in module:
+            counts.setdefault(module.split(".attention")[0], Counter())[node.op_type] += 1
+    blocks = [f"net.aggregation.{i}" for i in range(2)] + ["net.refinement.0"]
+    assert sorted(counts) == sorted(blocks)
+    for name, count in counts.items():
+        assert count["MatMul"] + count["Gemm"] == 4 + 2
+        is_last = name == "net.aggregation.1"  # whose queries are the kept tokens' alone
+        assert count["Slice"] == int(is_last)
+        assert not count.keys() & {"Gather", "Squeeze", "Unsqueeze", "Shape", "Concat", "Split"}
