@@ -4,13 +4,11 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cff_bench.demo.commands import run
-from cff_bench.environment import available_cores
 from cff_bench.tfa_net.costs import COSTS_NAME, Costs
 from cff_bench.tfa_net.settings import NETWORKS, PRESET, TRAINED, Network, TfaNetSettings
 from cff_edge.checkpoint import CONFIG_NAME, LOG_NAME, read_tensors
@@ -50,7 +48,6 @@ def train_networks(settings: TfaNetSettings) -> dict[str, Any]:
     return {
         "preset": PRESET,
         "overrides": list(settings.overrides_of(NETWORKS[0])),
-        "threads": _training_threads(settings),
         "config": _config_facts(settings.config_of(NETWORKS[0])),
         "products": [_facts(settings, product) for product in settings.products],
     }
@@ -130,10 +127,3 @@ def _config_facts(config: Config) -> dict[str, Any]:
     """Return what decides a run, without where its data lie on this machine."""
     sections = ("model", "backbone", "train", "tfa")
     return {name: dataclasses.asdict(getattr(config, name)) for name in sections}
-
-
-def _training_threads(settings: TfaNetSettings) -> int:
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if settings.threads == 1:
-        return 1
-    return int(given) if given.isdecimal() else available_cores()
