@@ -75,6 +75,7 @@ class CffSubject:
             map=MapOutput("text_map", config.head.text_weight if weight is None else weight),
             score=ScoreOutput("text_score" if info.has_text_tower else None, "max"),
             head={
+                "model": config.model.name,
                 "calibrator": config.head.calibrator,
                 "bank": self._bank,
                 "trained_on": list(trained_on),

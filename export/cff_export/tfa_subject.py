@@ -1,5 +1,6 @@
 """TFA-Net as the exporter sees it: a template for a condition, no memory banks."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from cff_export.subject import (
 from cff_runtime.encoder_signature import Condition, MapOutput, ScoreOutput
 from cff_runtime.errors import UsageError
 from cff_runtime.manifest import Stage
+from cff_runtime.product_check import mean_features
+from cff_runtime.templates import choose_template
 
 _STAGE = 0  # whose features are the template
 
@@ -57,8 +60,7 @@ class TfaSubject:
             score=ScoreOutput(None, net.config.score),
             head={
                 "model": config.model.name,
-                "map": net.config.map,
-                "template_normalization": net.config.template_normalization,
+                "options": dataclasses.asdict(net.config),
                 "trained_on": list(trained_on),
                 "epochs": [net.config.epochs],
             },
@@ -77,8 +79,8 @@ class TfaSubject:
             choice=self._options.template,
         )
         tokens = [self._template(image) for image in references]
-        chosen = 0 if part.choice == "first" else medoid(tokens)
-        return part, tokens[chosen]
+        means = np.stack(mean_features(tokens))
+        return part, tokens[choose_template(self._options.template, means)]
 
     def write_graphs(self, encoder: Path) -> WrittenGraphs:
         """Write the encoder; there are no scorers."""
@@ -134,20 +136,6 @@ class TfaSubject:
         with torch.inference_mode():
             tokens: NDArray[np.float32] = detector.template(torch.tensor(image)[None])[0].numpy()
         return tokens
-
-
-def medoid(tokens: Sequence[NDArray[np.float32]]) -> int:
-    """Return which of some templates [T,D] is most like the others; the first of equals.
-
-    The largest sum of cosines between the templates' mean tokens, in float64.
-    """
-    means = [rows.astype(np.float64).mean(axis=0) for rows in tokens]
-    units = [mean / np.linalg.norm(mean) for mean in means]
-    sums = [
-        sum(float(one @ other) for j, other in enumerate(units) if j != i)
-        for i, one in enumerate(units)
-    ]
-    return next(index for index, total in enumerate(sums) if total >= max(sums) - 1e-9)
 
 
 def make_subject(

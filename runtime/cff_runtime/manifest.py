@@ -123,6 +123,11 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     @property
+    def searched(self) -> tuple[Stage, ...]:
+        """The stages with a scorer and a memory bank: all, or none."""
+        return self.stages[: len(self.scorers)]
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """The precisions of the encoder, fp32 first."""
         return (DEFAULT_PRECISION, *self.variants)

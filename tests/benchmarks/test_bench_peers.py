@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cff_bench.peers import command, eager, figures
+from cff_bench.peers import command, figures
 from cff_bench.peers.command import add_peers_parser
 from cff_bench.peers.contest import Contest, subject_key
 from cff_bench.peers.contestants import (
@@ -28,10 +28,12 @@ from cff_bench.peers.contestants import (
 from cff_bench.peers.measurement import PeersSettings, run
 from cff_bench.peers.subject import Subject, bench_profile, choose_subject
 from cff_bench.peers.turns import Contestant, contestants, take_turns
+from cff_bench.precision import eager as precision_eager
 from cff_bench.report.document import Report
 from cff_edge.backbones import Backbone
 from cff_edge.checkpoint import HEAD_NAME
 from cff_edge.heads import Head
+from cff_edge.tfa_net.run_files import MODEL_NAME
 from cff_runtime import Bundle, Inspector, Profile
 from cff_runtime.backends import open_backend
 from cff_runtime.errors import BackendError, CffError, UsageError
@@ -114,7 +116,7 @@ def test_the_same_map_in_pytorch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     head = make_head(lite_backbone, "affine")
-    monkeypatch.setattr(eager, "load_run", lambda run: (None, head.state_dict(), {}))
+    monkeypatch.setattr(precision_eager, "load_run", lambda run: (None, head.state_dict(), {}))
     with_run = replace(subject, run=Path("run"))
     expected = lite_inspector.inspect(subject.image, lite_profile)
     for name in (EAGER, REDUCED):
@@ -324,10 +326,10 @@ def test_profile_and_run_beside_the_bundle(tmp_path: Path) -> None:
     assert command._run_beside(bundle) == (tmp_path / "run").resolve()
     (tmp_path / "cup.profile.safetensors").touch()
     assert command._profile_beside(bundle) is None  # which of two?
-    assert HEAD_NAME == command._HEAD_FILE
+    assert command._TRAINED_FILES == (HEAD_NAME, MODEL_NAME)
 
 
 def test_a_run_of_another_head(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eager, "load_run", lambda run: (None, {}, {}))
+    monkeypatch.setattr(precision_eager, "load_run", lambda run: (None, {}, {}))
     with pytest.raises(UsageError, match="does not fit"):
         load_contestant(EAGER, replace(subject, run=Path("other")))

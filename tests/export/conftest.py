@@ -17,8 +17,6 @@ from open_clip import factory
 from cff_edge.backbones import Backbone, load_backbone
 from cff_edge.config import Config, load_config
 from cff_edge.heads import Head
-from cff_edge.tfa_net.model import TfaNet
-from cff_edge.tfa_net.run_files import new_net
 from cff_export import ExportSettings, export_bundle
 from cff_runtime import Bundle
 
@@ -114,30 +112,6 @@ def exported(
         return made[key]
 
     return export
-
-
-@dataclass(frozen=True)
-class ExportedTfa:
-    """A bundle of TFA-Net and what it was made from."""
-
-    backbone: Backbone
-    net: TfaNet
-    config: Config
-    bundle: Bundle
-
-
-@pytest.fixture(scope="session")
-def tfa(lite_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> ExportedTfa:
-    """A small network of random weights on EfficientNet-Lite0: 36 tokens of 64 values."""
-    sizes = {"width": 64, "heads": 4, "refinement_width": 32, "refinement_heads": 2}
-    blocks = {"aggregation_blocks": 2, "refinement_blocks": 1}
-    options = [f"tfa.{name}={value}" for name, value in {**sizes, **blocks}.items()]
-    backbone = [f"backbone.image_size={lite_backbone.info.image_size}", "backbone.joint_dim=64"]
-    config = load_config(None, ["model.name=tfa-net", "train.seed=5", *backbone, *options])
-    net = new_net(config, lite_backbone.info).eval()
-    out = tmp_path_factory.mktemp("tfa") / "bundle"
-    bundle = export_bundle(lite_backbone, net, config, out, ExportSettings(), ["ring"])
-    return ExportedTfa(lite_backbone, net, config, bundle)
 
 
 def _as_overrides(config: Config) -> list[str]:

@@ -21,7 +21,6 @@ from cff_export import ExportSettings, export_bundle
 from cff_export.cli import main as export_main
 from cff_export.hosts import write_standalone
 from cff_export.precision import StageProbe
-from cff_export.tfa_subject import medoid
 from cff_export.variants import extend_bundle
 from cff_runtime import Bundle, Inspector, Profile
 from cff_runtime.cli import main as run_main
@@ -144,18 +143,6 @@ def test_one_bundle_serves_profiles_of_different_templates(
         expected = _map(tfa, resized, one.condition)
         np.testing.assert_allclose(result.anomaly_map, expected, rtol=2e-4, atol=1e-5)
         assert result.score == pytest.approx(expected.std(), rel=1e-4)
-
-
-def test_medoid_is_most_like_the_others() -> None:
-    def template(angle: float) -> NDArray[np.float32]:
-        return np.full((5, 1), 3.0, np.float32) * np.array([np.cos(angle), np.sin(angle)]).astype(
-            "f"
-        )
-
-    assert medoid([template(0.0), template(0.9), template(0.5), template(0.4)]) == 3
-    assert medoid([template(0.2), template(0.7)]) == 0
-    assert medoid([template(0.7)]) == 0
-    assert medoid([template(0.3)] * 3) == 0
 
 
 # --- hosts

@@ -12,7 +12,8 @@ DEFAULT_BUNDLE = Path("build/demo/bundle")
 FULL_BUNDLE = Path("build/vit-l")
 ANOMALIB_PYTHON = Path(".venv-peers/bin/python")
 DEFAULT_N, DEFAULT_FULL_N = 50, 5
-_HEAD_FILE = "head.safetensors"  # of a finished run; asking cff_edge would import PyTorch
+# of a finished run; asking cff_edge would import PyTorch
+_TRAINED_FILES = ("head.safetensors", "model.safetensors")
 
 
 def add_peers_parser(subparsers: Any) -> None:
@@ -128,4 +129,4 @@ def _profile_beside(bundle: Path) -> Path | None:
 
 def _run_beside(bundle: Path) -> Path | None:
     folder = bundle.resolve().parent / "run"
-    return folder if (folder / _HEAD_FILE).is_file() else None
+    return folder if any((folder / name).is_file() for name in _TRAINED_FILES) else None

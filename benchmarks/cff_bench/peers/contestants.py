@@ -31,7 +31,7 @@ def contestant_names(manifest: Manifest) -> list[str]:
     admitted = admitted_precisions(manifest)
     names = [f"{OURS} {precision}" for precision in admitted]
     names += [EAGER, COMPILED]
-    if any(stage.width < manifest.condition.shape[0] for stage in manifest.stages):
+    if any(stage.width < manifest.condition.shape[0] for stage in manifest.searched):
         names.append(REDUCED)  # of other networks the rank is full
     names += [f"{OPENVINO} fp32", f"{OPENVINO} bf16", f"{OPENVINO} int8"]
     return [*names, APRIL_GAN, ANOMALIB]
@@ -127,18 +127,19 @@ def _load_eager(subject: Subject, kind: str) -> Inspect:
 
 def _load_april_gan(subject: Subject) -> Inspect:
     manifest = Bundle.open(subject.bundle).manifest
-    if not manifest.backbone["name"].startswith("open_clip:"):
-        raise UsageError(
-            f"APRIL-GAN is defined for CLIP vision transformers, not {manifest.backbone['name']}"
-        )
+    name = manifest.backbone["name"]
+    if not name.startswith("open_clip:"):
+        raise UsageError(f"APRIL-GAN is defined for CLIP vision transformers, not {name}")
+    if manifest.condition.source != "words":
+        raise UsageError("APRIL-GAN compares with text vectors, and the bundle has none")
     import torch
 
     from cff_bench.peers.april_gan import AprilGan
     from cff_bench.precision.eager import rebuild_detector
 
     torch.set_num_threads(subject.threads)
-    detector = rebuild_detector(manifest)
-    trunk: Any = detector.trunk
+    detector: Any = rebuild_detector(manifest)
+    trunk = detector.trunk
     method = AprilGan(
         trunk.visual,
         list(detector.head.projectors),

@@ -7,6 +7,8 @@ detector and search.
 Reduced is `cff_edge.FewShotDetector`, the path of `cff-eval`: the same answers, with banks written
 in the space that they span. That is the exporter's fold of the rank, taken over into PyTorch. It
 stands beside, so that what this one fold saves can be told from the rest.
+
+A detector that searches nothing gives its map at once.
 """
 
 from collections.abc import Sequence
@@ -19,13 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cff_bench.peers.answer import Answer, Stopwatch
-from cff_bench.precision.eager import rebuild_detector
-from cff_edge.checkpoint import load_run
+from cff_bench.precision.eager import Unfolded, load_trained_part, rebuild_detector
 from cff_edge.config import HeadConfig
 from cff_edge.detector import Detection, Detector
 from cff_edge.few_shot import FewShotDetector, Projection, distance_map, nearest_cosine
-from cff_runtime.errors import UsageError
-from cff_runtime.finishing import image_score
+from cff_edge.tfa_net.detector import TfaDetection
+from cff_runtime.finishing import image_score, map_statistic
 from cff_runtime.manifest import Manifest
 
 
@@ -39,7 +40,7 @@ class EagerInspection:
     run : Path or None
         Of the training run that the bundle was made from; without it the head is untrained, which
         costs the same and answers otherwise.
-    text : ndarray of shape (C, 2), float32
+    condition : ndarray of the condition's shape, float32
     references : sequence of K ndarrays of shape (H, W, 3), uint8
     peak_scale : float
         Of the image score, see `cff_runtime.finishing`.
@@ -50,24 +51,21 @@ class EagerInspection:
         self,
         manifest: Manifest,
         run: Path | None,
-        text: NDArray[np.float32],
+        condition: NDArray[np.float32],
         references: Sequence[NDArray[np.uint8]],
         peak_scale: float,
         kind: str,
     ) -> None:
         detector = rebuild_detector(manifest)
         if run is not None:
-            _load_head(detector, run)
+            load_trained_part(detector, manifest, run)
         self._preprocessing = manifest.preprocessing
+        self._statistic = manifest.score.statistic
         self._peak_scale = peak_scale
         images = [torch.from_numpy(np.array(image))[None] for image in references]
-        vectors = torch.from_numpy(text)
+        given = torch.from_numpy(condition)
         with torch.no_grad():
-            self._steps: _Steps = (
-                _Reduced(detector, manifest, vectors, images)
-                if kind == "reduced"
-                else _Plain(detector, manifest, vectors, images, kind == "compiled")
-            )
+            self._steps = _steps(detector, manifest, given, images, kind)
 
     @torch.no_grad()
     def inspect(self, image: NDArray[np.uint8]) -> Answer:
@@ -79,19 +77,64 @@ class EagerInspection:
         watch.lap("encode")
         anomaly_map = self._steps.search(encoding)
         watch.lap("search")
-        text = encoding.text_score if isinstance(encoding, Detection) else encoding.text_scores
-        text_score = None if text is None else float(text[0])
-        score = image_score(float(anomaly_map.max()), text_score, self._peak_scale)
+        found = anomaly_map.numpy()
+        value = map_statistic(found, self._statistic)
+        score = image_score(value, self._steps.score(encoding), self._peak_scale)
         watch.lap("finish")
-        return Answer(score, anomaly_map.numpy(), watch.stages_ms)
+        return Answer(score, found, watch.stages_ms)
+
+
+Encoded = Detection | Projection | TfaDetection
 
 
 class _Steps(Protocol):
-    """The two halves of an inspection."""
+    """The halves of an inspection, and the score that the first gives besides."""
 
-    def encode(self, images: Tensor) -> Detection | Projection: ...
+    def encode(self, images: Tensor) -> Encoded: ...
 
-    def search(self, encoding: Detection | Projection) -> Tensor: ...
+    def search(self, encoding: Encoded) -> Tensor: ...
+
+    def score(self, encoding: Encoded) -> float | None: ...
+
+
+def _steps(
+    detector: Unfolded,
+    manifest: Manifest,
+    condition: Tensor,
+    references: Sequence[Tensor],
+    kind: str,
+) -> _Steps:
+    if not isinstance(detector, Detector):
+        return _Unsearched(detector, manifest, condition, kind == "compiled")
+    if kind == "reduced":
+        return _Reduced(detector, manifest, condition, references)
+    return _Plain(detector, manifest, condition, references, kind == "compiled")
+
+
+class _Unsearched:
+    """A reference detector whose map is the answer."""
+
+    def __init__(
+        self, detector: nn.Module, manifest: Manifest, condition: Tensor, compiled: bool
+    ) -> None:
+        self._detector = detector
+        self._condition = condition
+        self._weight = manifest.map.weight
+        if compiled:
+            self._detector.compile()
+
+    def encode(self, images: Tensor) -> Encoded:
+        """Return features and anomaly map."""
+        detection: TfaDetection = self._detector(images, self._condition)
+        return detection
+
+    def search(self, encoding: Encoded) -> Tensor:
+        """Return the anomaly map [H,W]."""
+        assert isinstance(encoding, TfaDetection)
+        return self._weight * encoding.anomaly_map[0]
+
+    def score(self, encoding: Encoded) -> None:
+        """Return none: the map's statistic is the score."""
 
 
 class _Plain:
@@ -114,16 +157,21 @@ class _Plain:
             self._detector.compile()
             self._search.compile()
 
-    def encode(self, images: Tensor) -> Detection | Projection:
+    def encode(self, images: Tensor) -> Encoded:
         """Return unit features, text map and text score."""
         detection: Detection = self._detector(images, self._text)
         return detection
 
-    def search(self, encoding: Detection | Projection) -> Tensor:
+    def search(self, encoding: Encoded) -> Tensor:
         """Return the anomaly map [H,W]."""
         assert isinstance(encoding, Detection)
         anomaly_map: Tensor = self._search(encoding.features, encoding.text_map)
         return anomaly_map
+
+    def score(self, encoding: Encoded) -> float | None:
+        """Return the text score, if there is one."""
+        assert isinstance(encoding, Detection)
+        return None if encoding.text_score is None else float(encoding.text_score[0])
 
 
 class _Search(nn.Module):
@@ -164,24 +212,20 @@ class _Reduced:
         stages = [self._tokens(image)[0] for image in references]
         self._scorer.fit([torch.cat(stage) for stage in zip(*stages, strict=True)])
 
-    def encode(self, images: Tensor) -> Detection | Projection:
+    def encode(self, images: Tensor) -> Encoded:
         """Return unit features, text map and text score."""
         return self._scorer.project(*self._tokens(images))
 
-    def search(self, encoding: Detection | Projection) -> Tensor:
+    def search(self, encoding: Encoded) -> Tensor:
         """Return the anomaly map [H,W]."""
         assert isinstance(encoding, Projection)
         return self._scorer.search(encoding).maps[0]
 
+    def score(self, encoding: Encoded) -> float | None:
+        """Return the text score, if there is one."""
+        assert isinstance(encoding, Projection)
+        return None if encoding.text_scores is None else float(encoding.text_scores[0])
+
     def _tokens(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
         stages, embedding = self._detector.trunk(self._detector.normalize(images))
         return stages, embedding
-
-
-def _load_head(detector: Detector, run: Path) -> None:
-    try:
-        detector.head.load_state_dict(load_run(run)[1])
-    except RuntimeError as error:
-        raise UsageError(
-            f"`--run` must be the training run behind the bundle, the head in `{run}` does not fit"
-        ) from error

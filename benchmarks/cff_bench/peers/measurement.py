@@ -24,7 +24,7 @@ from cff_runtime.bundle import Bundle
 from cff_runtime.errors import BackendError, UsageError
 
 INSIDE = (
-    "from a decoded RGB image in memory to score and anomaly map: resizing, network, text map, "
+    "from a decoded RGB image in memory to score and anomaly map: resizing, network, its map, "
     "memory bank; ours also finds regions, a verdict and checks of the product; batch 1"
 )
 _LIBRARIES_BYTES = 1_000_000_000
@@ -162,7 +162,7 @@ def _facts(contest: Contest) -> dict[str, Any]:
         "bundle_id": contest.manifest.id,
         "n_references": len(subject.references),
         "bank_rows": [
-            len(subject.references) * stage.n_tokens for stage in contest.manifest.stages
+            len(subject.references) * stage.n_tokens for stage in contest.manifest.searched
         ],
         "image_px": list(subject.image.shape[:2]),
         "trained_head": subject.run is not None,
@@ -180,8 +180,8 @@ def _notes(contest: Contest) -> list[str]:
     names = {one.name for one in contest.took_part}
     if EAGER in names and not contest.has_head:
         notes.append(
-            f"{key}: PyTorch has an untrained head, which costs the same; with `--run` it has the "
-            "bundle's and its map is compared."
+            f"{key}: PyTorch has an untrained detector, which costs the same; with `--run` it has "
+            "the bundle's weights and its map is compared."
         )
     if REDUCED in names:
         notes.append(

@@ -36,9 +36,8 @@ class Subject:
     ----------
     bundle : Path
     profile : Path or None
-        Gives text vectors and decision rule; None takes the bundle's vectors and a rule of no
-        meaning. Memory banks are made anew from `references`, by every contestant with its own
-        features.
+        Gives condition and decision rule; None takes the golden images' and a rule of no meaning.
+        Memory banks are made anew from `references`, by every contestant with its own features.
     run : Path or None
         Of the training run behind the bundle; None where PyTorch takes an untrained head.
     threads : int
@@ -166,7 +165,7 @@ def bench_profile(
         backend.encode(np.ascontiguousarray(one), template.condition) for one in references
     ]
     features = [[backend.download(handle) for handle in one.features] for one in encodings]
-    searched = [one[: len(manifest.scorers)] for one in features]
+    searched = [one[: len(manifest.searched)] for one in features]
     means = [mean_features(one) for one in features]
     size = (manifest.preprocessing.width, manifest.preprocessing.height)
     return dataclasses.replace(

@@ -1,7 +1,7 @@
 """The encoders that are timed and weighed: one network in PyTorch and in ONNX Runtime.
 
-Each is a call that takes one image of the network's size, in memory, to features, text map and text
-score. They do the same work on the same image.
+Each is a call that takes one image of the network's size, in memory, to features, map and score.
+They do the same work on the same image.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """What a precision saves on this CPU: one network in PyTorch and in ONNX Runtime, in one run.
 
 The unfolded detector in PyTorch eager fp32 and the bundle's encoders in ONNX Runtime take turns,
-each from an image of the network's size in memory to features, text map and text score. Resizing,
+each from an image of the network's size in memory to features, map and score. Resizing,
 the memory bank and the decision are outside; `cff-bench latency` has them. What each needs in
 memory is found out before, in a process of its own.
 """
@@ -249,7 +249,7 @@ def _settings_facts(settings: SpeedSettings) -> dict[str, Any]:
         "threads": settings.threads,
         "pause_ms": PAUSE_MS,
         "batch": 1,
-        "inside": "one image of the network's size to features, text map and text score",
+        "inside": "one image of the network's size to features, map and score",
         "image": f"seeded noise (seed {NOISE_SEED})",
         "pytorch": "the unfolded detector, eager; backbone weights are random where they are "
         "neither ImageNet's of EfficientNet-Lite0 nor random, the head is untrained",

@@ -102,7 +102,8 @@ def run_search(settings: SearchSettings) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        If a setting is out of range or the folder holds fewer than two images.
+        If a setting is out of range, the folder holds fewer than two images, or the bundle has no
+        memory banks.
     CffError
         Whatever opening, reading and encoding raise.
     """
@@ -112,6 +113,11 @@ def run_search(settings: SearchSettings) -> dict[str, Any]:
         raise UsageError(f"`--images` must hold at least two images, got {len(paths)}")
     environment = collect_environment()  # before the work: its own load is not the machine's
     bundle = Bundle.open(settings.bundle)
+    if not bundle.manifest.searched:
+        raise UsageError(
+            f"`BUNDLE` must search memory banks, `{settings.bundle}` has none; "
+            "`cff-bench latency` tells its time"
+        )
     backend = open_backend("onnxruntime", bundle, {"threads": settings.threads})
     plain = PlainGraph(bundle, settings.threads)
     bench = _Bench(bundle, backend, plain, paths[-1])

@@ -85,10 +85,10 @@ Part = EncodePart | SearchPart
 
 @dataclass(frozen=True)
 class Combination:
-    """One cell of the matrix: its two parts, or why it does not exist."""
+    """One cell of the matrix: its parts (no search without banks), or why it does not exist."""
 
     encode: EncodePart
-    search: SearchPart
+    search: SearchPart | None
     reason: str | None = None
 
 
@@ -143,13 +143,15 @@ def combinations(
         Largest batch of every precision's graph; None is any.
     """
     precisions = axes.precisions or bundle.manifest.precisions
-    values = (precisions, thread_counts(axes, backend), axes.batches, axes.shots, axes.banks)
+    banks = list(itertools.product(axes.shots, axes.banks)) if bundle.manifest.searched else [None]
+    values = (precisions, thread_counts(axes, backend), axes.batches, banks)
     found = []
-    for precision, threads, batch, shots, bank in itertools.product(*values):
+    for precision, threads, batch, bank in itertools.product(*values):
         encode = EncodePart(precision, threads, batch)
-        search = SearchPart(threads, shots, bank)
+        search = None if bank is None else SearchPart(threads, *bank)
         reason = encode_reason(encode, backend, bundle, batch_limits)
-        reason = reason or search_reason(search, bundle)
+        if search is not None:
+            reason = reason or search_reason(search, bundle)
         found.append(Combination(encode, search, reason))
     return found
 
@@ -172,7 +174,7 @@ def encode_reason(
 
 def search_reason(part: SearchPart, bundle: Bundle) -> str | None:
     """Return why a bank does not exist, or None."""
-    longest = max(part.shots * stage.n_tokens for stage in bundle.manifest.stages)
+    longest = max(part.shots * stage.n_tokens for stage in bundle.manifest.searched)
     if part.bank != WHOLE and longest <= part.bank:
         return f"at K = {part.shots} a bank has at most {longest} rows, nothing to compress"
     return None
@@ -180,7 +182,7 @@ def search_reason(part: SearchPart, bundle: Bundle) -> str | None:
 
 def bank_rows(part: SearchPart, bundle: Bundle) -> list[int]:
     """Return the rows of every stage of a bank."""
-    rows = [part.shots * stage.n_tokens for stage in bundle.manifest.stages]
+    rows = [part.shots * stage.n_tokens for stage in bundle.manifest.searched]
     return rows if part.bank == WHOLE else [min(count, part.bank) for count in rows]
 
 
@@ -189,6 +191,5 @@ def parts_of(cells: Sequence[Combination]) -> list[Part]:
     parts: dict[Part, None] = {}
     for cell in cells:
         if cell.reason is None:
-            parts[cell.encode] = None
-            parts[cell.search] = None
+            parts |= dict.fromkeys(filter(None, (cell.encode, cell.search)))
     return list(parts)

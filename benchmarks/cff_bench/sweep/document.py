@@ -134,9 +134,10 @@ def _heatmaps(rows: Sequence[dict[str, Any]]) -> Iterator[Plot]:
         for row in chosen:
             n = row["threads"]
             threads = "" if n is None else f", {n} thread{'s' * (n > 1)}"
-            bank = "" if row["bank"] == "whole" else f", bank {row['bank']}"
+            bank = "" if row["bank"] in ("whole", None) else f", bank {row['bank']}"
             line = lines.setdefault(f"{row['precision']}{threads}{bank}", {})
-            line[f"B{row['batch']} K{row['shots']}"] = row.get("images_s")
+            shots = "" if row["shots"] is None else f" K{row['shots']}"
+            line[f"B{row['batch']}{shots}"] = row.get("images_s")
         series = [PlotSeries(name, list(line), list(line.values())) for name, line in lines.items()]
         name = f"matrix_{place[0]}_{place[1].replace('/', '_')}"
         title = f"Images per second, {place[0]}, {place[1]}"
@@ -186,6 +187,8 @@ def _notes(sweep: Sweep, laws: Sequence[Law]) -> list[str]:
     ]
     for group in sweep.groups:
         notes += [f"{group.label}: {note}" for note in group.bundle.manifest.notes]
+        if not group.bundle.manifest.searched:
+            notes.append(f"{group.label}: nothing is searched, so it has no K and no bank.")
         if group.n_resumed:
             notes.append(
                 f"{group.name}: {group.n_resumed} rounds are of an interrupted run before this one"

@@ -138,13 +138,13 @@ def _telling(parts: Sequence[Part]) -> list[Part]:
 
 def _sizes(groups: Sequence[Group]) -> Iterator[Law]:
     """Compare the sizes of one network; groups took turns one after the other."""
-    families: dict[tuple[str, str], list[tuple[int, Group]]] = {}
+    families: dict[tuple[str, str, str], list[tuple[int, Group]]] = {}
     for group in groups:
         manifest = group.bundle.manifest
         pixels = manifest.preprocessing.height * manifest.preprocessing.width
-        key = (str(manifest.backbone.get("name")), group.backend)
+        key = (str(manifest.backbone.get("name")), group.backend, manifest.map.output)
         families.setdefault(key, []).append((pixels, group))
-    for (name, backend), members in families.items():
+    for (name, backend, _), members in families.items():
         members.sort(key=lambda member: member[0])
         if len({pixels for pixels, _ in members}) < 2:
             continue

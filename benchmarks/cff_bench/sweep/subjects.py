@@ -122,10 +122,7 @@ class OnnxRuntimeSubject:
         if part.threads not in self._searchers:
             # of its encoder nothing is asked: a small graph in its place saves a ViT-L's memory
             manifest = self._bundle.manifest
-            light = Bundle(
-                self._bundle.path,
-                replace(manifest, encoder=(*manifest.scorers, manifest.encoder)[0]),
-            )
+            light = Bundle(self._bundle.path, replace(manifest, encoder=manifest.scorers[0]))
             options = {"provider": self._provider, "threads": part.threads}
             self._searchers[part.threads] = open_backend("onnxruntime", light, options)
         if (part.shots, part.bank) not in self._uploaded:  # whatever the threads

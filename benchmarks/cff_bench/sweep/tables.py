@@ -18,6 +18,8 @@ _WHERE = ("bundle", "backend", "precision", "threads")
 def cell_samples_ms(group: Group, cell: Combination) -> tuple[list[float], list[float]]:
     """Return the encoder's share of one image, and the search, both round by round."""
     encode = [value / cell.encode.batch for value in group.samples[cell.encode.key]]
+    if cell.search is None:
+        return encode, [0.0] * len(encode)
     return encode, group.samples[cell.search.key]
 
 
@@ -32,9 +34,7 @@ def matrix_rows(group: Group) -> Iterator[dict[str, Any]]:
             "precision": cell.encode.precision,
             "threads": cell.encode.threads or None,
             "batch": cell.encode.batch,
-            "shots": cell.search.shots,
-            "bank": bank_name(cell.search.bank),
-            "rows": sum(bank_rows(cell.search, group.bundle)),
+            **_bank_facts(cell, group),
             "reason": cell.reason,
         }
         if cell.reason is None:
@@ -43,12 +43,22 @@ def matrix_rows(group: Group) -> Iterator[dict[str, Any]]:
             row |= {
                 "n": both.n,
                 "encode_ms": float(np.median(encode)),
-                "search_ms": float(np.median(search)),
+                "search_ms": None if cell.search is None else float(np.median(search)),
                 "p50_ms": both.p50_ms,
                 "p95_ms": both.p95_ms,
                 "images_s": 1000 / both.p50_ms,
             }
         yield row
+
+
+def _bank_facts(cell: Combination, group: Group) -> dict[str, Any]:
+    if cell.search is None:
+        return dict.fromkeys(("shots", "bank", "rows"))
+    return {
+        "shots": cell.search.shots,
+        "bank": bank_name(cell.search.bank),
+        "rows": sum(bank_rows(cell.search, group.bundle)),
+    }
 
 
 def without_constant(
@@ -100,17 +110,20 @@ def _where_columns() -> list[Column]:
 
 
 def pivots(rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
-    """Yield the two halves: encoder by batch, search by K."""
+    """Yield the two halves: encoder by batch, search by K where there are memory banks."""
     batches = sorted({row["batch"] for row in rows})
-    shots = sorted({row["shots"] for row in rows})
     where = ("bundle", "backend", "precision", "threads")
     encoder = _pivot(rows, where, "batch", "encode_ms")
     columns = [Column(str(batch), f"B = {batch}", spec=".2f") for batch in batches]
     title = "Encoder, ms per image by batch"
     title, columns = without_constant(title, [*_where_columns(), *columns], encoder, _WHERE)
     yield Table("encoder", title, columns, encoder)
+    searched = [row for row in rows if row["shots"] is not None]
+    if not searched:
+        return
+    shots = sorted({row["shots"] for row in searched})
     where = ("bundle", "backend", "bank", "threads")
-    search = _pivot(rows, where, "shots", "search_ms")
+    search = _pivot(searched, where, "shots", "search_ms")
     columns = [Column(str(k), f"K = {k}", spec=".2f") for k in shots]
     places = [c for c in _where_columns() if c.name != "precision"]
     places.insert(2, Column("bank", "bank", "left"))
