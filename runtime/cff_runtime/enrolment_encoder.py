@@ -113,7 +113,7 @@ class PartEncoder:
             If `max_bank` is given and the bundle has no scorers.
         """
         stages = self._manifest.stages
-        searched = stages[: len(self._manifest.scorers)]
+        searched = self._manifest.searched
         if max_bank is not None and not searched:
             raise UsageError(
                 f"`max_bank` must be left out for this bundle, got {max_bank}: it searches no "

@@ -318,4 +318,7 @@ def _report(
 
 
 def _summary(profile: "Profile") -> str:
-    return f"{profile.product}, K = {profile.n_references}, threshold {profile.threshold.value:.4f}"
+    names = {one.name for one in profile.references}
+    template = f", template {profile.condition_name}" if profile.condition_name in names else ""
+    facts = f"K = {profile.n_references}{template}, threshold {profile.threshold.value:.4f}"
+    return f"{profile.product}, {facts}"

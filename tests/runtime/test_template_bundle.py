@@ -7,6 +7,7 @@ score          : 2 x standard deviation of the map, whose weight is 2; nothing i
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from cff_runtime.backends import open_backend
 from cff_runtime.cli import main
 from cff_runtime.curve.gallery import build_gallery, n_encodings
 from cff_runtime.curve.trials import run_trial
+from cff_runtime.doctor.needs import read_needs
 from cff_runtime.encoder_signature import Condition, MapOutput, ScoreOutput
 from cff_runtime.errors import BundleError, ProfileError, ProfileMismatchError, UsageError
 from cff_runtime.manifest import FileEntry, Manifest, Stage, parse_manifest
@@ -304,6 +306,15 @@ def test_the_first_reference_can_be_the_template(bundle: Bundle) -> None:
     assert profile.threshold.scores[0] == pytest.approx(score, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("angles", "chosen"), [((0.0, 0.9, 0.5, 0.42), 3), ((0.2, 0.7), 0), ((0.7,), 0), ((0.3,) * 3, 0)]
+)
+def test_the_medoid_is_most_like_the_others(angles: tuple[float, ...], chosen: int) -> None:
+    means = np.array([[np.cos(angle), np.sin(angle)] for angle in angles], np.float32)
+    assert choose_template("medoid", means) == chosen
+    assert choose_template("first", means) == 0
+
+
 def test_a_tie_goes_to_the_first() -> None:
     one, other = np.array([[0.6, 0.8], [0.8, 0.6]], np.float32)
     assert choose_template("medoid", np.stack([one, other])) == 0
@@ -488,9 +499,10 @@ def test_the_commands_serve_it(bundle: Bundle, run: Any, tmp_path: Path) -> None
         assert code == 0, err
         return str(out)
 
-    done(*enroll)
+    template = f"good_{medoid(PARTS[:4])}.png"
+    assert f"blocks, K = 4, template {template}, threshold" in done(*enroll)
     facts = json.loads(done("show", path, "--json"))
-    assert facts["condition_name"] == f"good_{medoid(PARTS[:4])}.png"
+    assert facts["condition_name"] == template
     assert facts["bank_rows"] == [] and facts["bank_mb"] == 0
     assert json.loads(done("show", bundle.path, "--json"))["condition"]["source"] == "reference"
     done("add-normals", bundle.path, good[4], "--profile", path)
@@ -525,3 +537,10 @@ def test_a_wrong_option_is_one_sentence(
     assert code == 2 and not out.exists()
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and expected in errors[0]
+
+
+def test_the_doctor_counts_no_bank(bundle: Bundle, run: Any) -> None:
+    needs = read_needs(bundle.path)
+    assert needs.bank_bytes == 0 and not needs.is_transformer
+    _, out, _ = run("doctor", bundle.path)
+    assert re.search(r"memory bank +none", out)

@@ -82,7 +82,7 @@ class OnnxRuntimeBackend:
         self._score_name = manifest.score.output
         self._start = [
             self._to_device(np.full(stage.n_tokens, _BELOW_ANY_COSINE, np.float32))
-            for stage in manifest.stages[: len(manifest.scorers)]
+            for stage in manifest.searched
         ]
 
     def encode(self, image: NDArray[np.uint8], condition: NDArray[np.float32]) -> Encoding:

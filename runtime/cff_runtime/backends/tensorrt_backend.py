@@ -102,7 +102,7 @@ class TensorRTBackend:
     def _open_scorers(self, flavour: Flavour, engines: ChosenEngines) -> list[TensorRTEngine]:
         opened: dict[Any, TensorRTEngine] = {}
         scorers = []
-        searched = self._manifest.stages[: len(self._manifest.scorers)]
+        searched = self._manifest.searched
         for stage, built in zip(searched, engines.scorers, strict=True):
             tensors = scorer_tensors(stage.n_tokens, stage.width, BANK_ROWS)
             if built.path not in opened:

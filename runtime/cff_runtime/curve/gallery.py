@@ -113,7 +113,7 @@ class Gallery:
         is_augmented: bool,
     ) -> Answer:
         manifest = self.manifest
-        stages = manifest.stages[: len(manifest.scorers)]
+        stages = manifest.searched
         nearest = []
         if stages:
             best = probe.nearest[list(references)].max(axis=0)

@@ -46,6 +46,7 @@ class BundleNeeds:
     backbone : str
         Its name.
     is_transformer : bool
+        Or with a transformer behind its trunk.
     height, width : int
         Input size of the network in pixels.
     precisions : tuple of PrecisionNeeds
@@ -124,11 +125,11 @@ def read_needs(path: Path) -> BundleNeeds:
         id=manifest.id,
         schema_version=manifest.schema_version,
         backbone=str(manifest.backbone.get("name", "unknown")),
-        is_transformer=str(manifest.backbone.get("activation", "")).endswith("gelu"),
+        is_transformer=_has_attention(manifest),
         height=size.height,
         width=size.width,
         precisions=tuple(_precision(manifest, name) for name in manifest.precisions),
-        bank_bytes_per_reference=sum(4 * s.n_tokens * s.width for s in manifest.stages),
+        bank_bytes_per_reference=sum(4 * s.n_tokens * s.width for s in manifest.searched),
         workspace_bytes=_workspace_bytes(manifest),
     )
 
@@ -146,11 +147,18 @@ def _precision(manifest: Manifest, precision: str) -> PrecisionNeeds:
 def _workspace_bytes(manifest: Manifest) -> int:
     size = manifest.preprocessing
     attention = 0
-    if str(manifest.backbone.get("activation", "")).endswith("gelu"):
+    if _has_attention(manifest):
         n_tokens = max(stage.n_tokens for stage in manifest.stages)
         heads = _trunk_width(manifest.backbone) // _ATTENTION_HEAD_WIDTH
         attention = 4 * _ATTENTION_COPIES * heads * n_tokens**2
     return _WORKSPACE_BYTES + _WORKSPACE_PER_PIXEL_BYTES * size.height * size.width + attention
+
+
+def _has_attention(manifest: Manifest) -> bool:
+    """Whether the encoder is a transformer, or has one behind its trunk."""
+    facts = [entry for entry in manifest.passes if isinstance(entry, Mapping)]
+    split = any(p.get("pass") == "split_attention" and p.get("applied") for p in facts)
+    return split or str(manifest.backbone.get("activation", "")).endswith("gelu")
 
 
 def _trunk_width(backbone: Mapping[str, Any]) -> int:

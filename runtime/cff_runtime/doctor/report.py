@@ -116,8 +116,8 @@ def _bundle(needs: BundleNeeds, engines: Sequence[EngineFile]) -> Iterator[str]:
             f"{entry.encoder}, {entry.weight_bytes // MEBIBYTE} MiB{kept}; about {memory} MiB of "
             "memory on the CPU",
         )
-    banks = needs.bank_bytes / MEBIBYTE
-    yield _line("memory bank", f"{banks:.1f} MiB for {N_REFERENCES} references")
+    banks = f"{needs.bank_bytes / MEBIBYTE:.1f} MiB for {N_REFERENCES} references"
+    yield _line("memory bank", banks if needs.bank_bytes else "none")
     for engine in engines:
         yield _line("engine", f"{engine.file}: {engine.reason or 'fits'}")
 

@@ -91,7 +91,7 @@ class Planner:
         self._seconds = seconds
         self._tell = tell
         manifest = bundle.manifest
-        self._searched = manifest.stages[: len(manifest.scorers)]
+        self._searched = manifest.searched
         self._n_full = tuple(profile.n_references * stage.n_tokens for stage in self._searched)
         self._most_rows = max(self._n_full, default=1)  # without a bank: nothing to leave out
 
