@@ -59,7 +59,7 @@ def load_run(run: Path) -> tuple[Config, dict[str, Tensor], Mapping[str, Any]]:
     CheckpointError
         If a file is damaged.
     """
-    _refuse_other_models(run)
+    refuse_other_models(run)
     if not (run / HEAD_NAME).is_file() or not (run / CONFIG_NAME).is_file():
         raise UsageError(
             f"`{run}` must be a finished training run (with `{HEAD_NAME}` and `{CONFIG_NAME}`); "
@@ -69,8 +69,13 @@ def load_run(run: Path) -> tuple[Config, dict[str, Tensor], Mapping[str, Any]]:
     return load_config(run / CONFIG_NAME), tensors, facts
 
 
-def _refuse_other_models(run: Path) -> None:
-    """Refuse a run of another detector, which has no head."""
+def refuse_other_models(run: Path) -> None:
+    """Refuse a run of another detector, which has no head.
+
+    Raises
+    ------
+    UsageError
+    """
     if not (run / CONFIG_NAME).is_file():
         return
     model = load_config(run / CONFIG_NAME).model.name

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cff_edge.checkpoint import CONFIG_NAME, HEAD_NAME
+from cff_edge.checkpoint import CONFIG_NAME, HEAD_NAME, refuse_other_models
 from cff_edge.evaluation.cells import Cell
 from cff_runtime.errors import UsageError
 from cff_runtime.manifest import MANIFEST_NAME
@@ -125,7 +125,7 @@ def parse_method(text: str, overrides: Sequence[str] = ()) -> MethodSpec:
     Raises
     ------
     UsageError
-        If the name may not be one, or `PATH` is no kind of method.
+        If the name may not be one, or `PATH` is no kind of method or a run of another detector.
     """
     name, separator, place = text.partition("=")
     if not separator or not place:
@@ -147,6 +147,7 @@ def parse_method(text: str, overrides: Sequence[str] = ()) -> MethodSpec:
         if (path / HEAD_NAME).is_file() and (path / CONFIG_NAME).is_file():
             digest = sha256_file(path / HEAD_NAME) + sha256_file(path / CONFIG_NAME)
             return MethodSpec(name, "run", place, tuple(overrides), sha256_bytes(digest.encode()))
+        refuse_other_models(path)
         if (path / NOT_RUN_NAME).is_file() or any(path.glob(_PREDICTIONS)):
             return MethodSpec(name, "predictions", place, (), "")
     except OSError as error:

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cff_edge.backbones import Backbone, load_backbone
+from cff_edge.backbones import Backbone
 from cff_edge.checkpoint import load_run, restore_head
-from cff_edge.config import BackboneConfig, Config, load_config
+from cff_edge.config import BackboneConfig, Config, TrainConfig, load_config
 from cff_edge.detector import Detector
 from cff_edge.evaluation.cells import Cell
 from cff_edge.evaluation.methods import Judgement, Task
@@ -25,6 +25,7 @@ from cff_edge.few_shot import (
     transductive_scores,
 )
 from cff_edge.heads import Head
+from cff_edge.models import configured_backbone
 from cff_edge.training import resolve_device
 from cff_runtime.finishing import image_score
 from cff_runtime.imaging import load_image
@@ -216,11 +217,4 @@ def _sha256(name: str, tensor: Tensor) -> str:
 @functools.lru_cache(maxsize=2)
 def _backbone(config: BackboneConfig, seed: int) -> Backbone:
     """Load a backbone; methods that share one share it in memory."""
-    return load_backbone(
-        config.name,
-        config.weights,
-        config.image_size,
-        config.joint_dim or None,
-        config.taps or None,
-        seed,
-    )
+    return configured_backbone(Config(backbone=config, train=TrainConfig(seed=seed)))

@@ -33,6 +33,7 @@ from cff_edge.training import resolve_device
 from cff_runtime.errors import CffError, DatasetError
 from cff_runtime.imaging import load_image
 from cff_runtime.storage import sha256_bytes
+from cff_runtime.templates import choose_template
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class _Trainer:
         n_held_out = max(round(self.options.held_out * len(normals)), self.options.held_out > 0)
         n_held_out = min(n_held_out, len(normals) - _MIN_SEEN)
         self.held_out, self.seen = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-        self.template = int(self.seen[0])
+        self.template = int(self.seen[0])  # until `read_features` chooses
         self.best = run / BEST_NAME
         key = run_key(config, backbone.info.weights_sha256, normals)
         self.state = RunState(run, config, key, self.net, [PHASE], MODEL_NAME)
@@ -158,10 +159,9 @@ class _Trainer:
         self.stages = [torch.cat(parts).to(self.device) for parts in zip(*loaded, strict=True)]
         if self.options.feature_norm == "channels" and self.state.done[PHASE] == 0:
             self._set_channel_statistics()
-        if self.options.template == "medoid":
-            means = torch.stack([self._fused([i])[0].mean(dim=(1, 2)) for i in self.seen])
-            units = F.normalize(means.double(), dim=1)
-            self.template = int(self.seen[int((units @ units.sum(dim=0)).argmax())])
+        means = [self._fused([i])[0].mean(dim=(1, 2)) for i in self.seen]
+        units = F.normalize(torch.stack(means).double(), dim=1).float().cpu().numpy()
+        self.template = int(self.seen[choose_template(self.options.template, units)])
         self.templates = self.stages
         if self.options.template_normalization == "as_published":
             self.templates = self._stages_as_published()

@@ -84,6 +84,12 @@ def test_what_is_no_method_is_refused(text: str, message: str) -> None:
         parse_method(text)
 
 
+def test_a_run_without_a_head_is_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_NAME).write_text(load_config(None, ["model.name=tfa-net"]).to_toml())
+    with pytest.raises(UsageError, match="got one of tfa-net; export it with `cff-export`"):
+        parse_method(f"a={tmp_path}")
+
+
 def test_a_changed_run_has_another_identity(lite_run: Path, tmp_path: Path) -> None:
     shutil.copytree(lite_run, tmp_path / "run")
     before = parse_method(f"a={tmp_path / 'run'}")

@@ -20,9 +20,9 @@ from cff_edge.backbones import Backbone
 from cff_edge.checkpoint import CONFIG_NAME, LOG_NAME, STATE_NAME, load_run, read_tensors
 from cff_edge.cli import main
 from cff_edge.config import Config, load_config
-from cff_edge.config_checks import MODELS as NAMES
 from cff_edge.datasets import Sample, read_dataset
 from cff_edge.models import MODELS
+from cff_edge.presets import MODEL_RECIPES
 from cff_edge.run_state import RunState
 from cff_edge.tfa_net.model import TfaNet
 from cff_edge.tfa_net.run_files import MODEL_NAME, load_tfa_run, new_net, run_facts
@@ -324,7 +324,7 @@ def test_some_images_are_always_seen(fit: Fit, normals: list[Sample], tmp_path: 
 
 
 def test_every_model_can_be_trained() -> None:
-    assert tuple(MODELS) == NAMES
+    assert tuple(MODELS) == tuple(MODEL_RECIPES)
     for module in MODELS.values():
         assert callable(importlib.import_module(module).train_run)
 
