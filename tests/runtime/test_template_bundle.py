@@ -307,7 +307,8 @@ def test_the_first_reference_can_be_the_template(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("angles", "chosen"), [((0.0, 0.9, 0.5, 0.42), 3), ((0.2, 0.7), 0), ((0.7,), 0), ((0.3,) * 3, 0)]
+    ("angles", "chosen"),
+    [((0.0, 0.9, 0.5, 0.42), 3), ((0.2, 0.7), 0), ((0.7,), 0), ((0.3,) * 3, 0)],
 )
 def test_the_medoid_is_most_like_the_others(angles: tuple[float, ...], chosen: int) -> None:
     means = np.array([[np.cos(angle), np.sin(angle)] for angle in angles], np.float32)
