@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cff_export.graph_files import read_graph
 from cff_export.precision.costs import upstream_blocks
 from cff_export.precision.repair import Judgement
-from cff_export.precision.sessions import open_session
+from cff_runtime.backends.cpu_session import CpuSession
 
 _STAGE = "features_"
 
@@ -69,7 +69,7 @@ class StageProbe:
         return Judgement(not failures, max(errors.values()), failures)
 
     def _run(self, graph: Path) -> dict[str, list[NDArray[np.float32]]]:
-        session = open_session(graph)
+        session = CpuSession(graph)
         rows = [session.run(self._names, feed) for feed in self._feeds]
         return {name: [row[index] for row in rows] for index, name in enumerate(self._names)}
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cff_runtime.backends.chunk_walkers import ChunkWalkers
 from cff_runtime.backends.core_places import CorePlaces
+from cff_runtime.backends.cpu_session import session_options
 from cff_runtime.backends.onnxruntime_providers import PROVIDERS, Provider, prepare_provider
 from cff_runtime.backends.protocol import Encoding
 from cff_runtime.bundle import Bundle
@@ -76,7 +77,10 @@ class OnnxRuntimeBackend:
         self._chunk_rows = CPU_CHUNK_ROWS if on_cpu else CHUNK_ROWS
         self._walkers: ChunkWalkers[Any, Any] = ChunkWalkers(self._places)
         scorer_threads = 1 if on_cpu else threads
-        self._scorers = [_load(bundle, name, provider, scorer_threads) for name in manifest.scorers]
+        apart = CorePlaces(1)  # a scorer is run by one thread, wherever that one is
+        self._scorers = [
+            _load(bundle, name, provider, scorer_threads, apart) for name in manifest.scorers
+        ]
         self._feature_names = [f"features_{stage}" for stage in range(len(manifest.stages))]
         self._has_text_score = manifest.text.has_text_tower
         self._start = [
@@ -148,16 +152,9 @@ def _named_errors(graph: str) -> Iterator[None]:
 
 
 def _load(
-    bundle: Bundle, name: str, provider: Provider, threads: int, places: CorePlaces | None = None
+    bundle: Bundle, name: str, provider: Provider, threads: int, places: CorePlaces
 ) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only: they come back as exceptions
-    # every session has its own threads; left spinning after a run they slow the next session
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if places is not None and places.cores:
-        options.intra_op_num_threads = places.n_threads
-        options.add_session_config_entry("session.intra_op_thread_affinities", places.affinities)
+    options = session_options(threads, places)
     try:
         session = provider.open_session(str(bundle.file(name)), options)
     except Exception as error:  # ONNX Runtime raises many kinds, all bare Exceptions
