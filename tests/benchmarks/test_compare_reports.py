@@ -54,7 +54,7 @@ def test_the_same_build_twice_is_not_flagged(
     assert cli.main(["compare", a, b]) == 0
     out = capsys.readouterr().out
     assert out.count("no difference seen, within +-") == 3
-    assert "none of 3 is slower by more than 5 % with confidence" in out
+    assert "none of 3 is slower by more than 10 % with confidence" in out
 
 
 def test_a_slower_build_is_flagged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

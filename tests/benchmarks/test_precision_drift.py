@@ -19,9 +19,9 @@ from cff_bench.precision.drift import DriftSettings, Outcome, format_drift, run_
 from cff_bench.precision.runnable import AS_IT_IS, EMULATED, runnable
 from cff_edge.datasets import read_dataset
 from cff_export.precision import build_candidate
-from cff_export.precision.sessions import open_session
 from cff_export.variants import extend_bundle
 from cff_runtime import Bundle, Inspector
+from cff_runtime.backends.cpu_session import CpuSession
 from cff_runtime.errors import BundleError, DatasetError, UsageError
 from cff_runtime.manifest import Variant
 
@@ -111,7 +111,7 @@ def test_fp16_gives_what_the_exporter_judged(
 
     def features(graph: Path) -> list[NDArray[np.float32]]:
         names = [f"features_{stage}" for stage in range(len(half_bundle.manifest.stages))]
-        return list(open_session(graph).run(names, {"image": image[None], "text": text}))
+        return list(CpuSession(graph).run(names, {"image": image[None], "text": text}))
 
     view = half_bundle.view("fp16")
     with runnable(view) as (bundle, _):

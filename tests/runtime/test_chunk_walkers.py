@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from cff_runtime.backends.chunk_walkers import ChunkWalkers
+from cff_runtime.backends.core_places import CorePlaces
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
 @pytest.mark.parametrize("n_chunks", [0, 1, 2, 3, 50])
 def test_every_chunk_is_taken_once(n_threads: int, n_chunks: int) -> None:
-    walkers: ChunkWalkers[int, tuple[int, ...]] = ChunkWalkers(n_threads)
+    walkers: ChunkWalkers[int, tuple[int, ...]] = ChunkWalkers(CorePlaces(n_threads))
 
     results = walkers.walk(range(n_chunks), (), lambda taken, chunk: (*taken, chunk))
 
@@ -23,7 +24,7 @@ def test_every_chunk_is_taken_once(n_threads: int, n_chunks: int) -> None:
 def test_the_largest_does_not_depend_on_timing() -> None:
     rng = np.random.default_rng(0)
     chunks = list(rng.normal(size=(40, 3)))
-    walkers: ChunkWalkers[np.ndarray, np.ndarray] = ChunkWalkers(4)
+    walkers: ChunkWalkers[np.ndarray, np.ndarray] = ChunkWalkers(CorePlaces(4))
 
     def step(best: np.ndarray, chunk: np.ndarray) -> np.ndarray:
         time.sleep(rng.uniform(0, 1e-3))
@@ -37,7 +38,7 @@ def test_the_largest_does_not_depend_on_timing() -> None:
 def test_two_threads_work_at_the_same_time() -> None:
     """Each waits for the other: one alone would break the barrier."""
     barrier = threading.Barrier(2, timeout=20)
-    walkers: ChunkWalkers[int, int] = ChunkWalkers(2)
+    walkers: ChunkWalkers[int, int] = ChunkWalkers(CorePlaces(2))
 
     results = walkers.walk([1, 2], 0, lambda best, chunk: max(barrier.wait(), best, chunk))
 
@@ -45,7 +46,7 @@ def test_two_threads_work_at_the_same_time() -> None:
 
 
 def test_a_thread_that_never_gets_to_run_is_not_waited_for() -> None:
-    walkers: ChunkWalkers[int, int] = ChunkWalkers(2)
+    walkers: ChunkWalkers[int, int] = ChunkWalkers(CorePlaces(2))
     busy, release = threading.Event(), threading.Event()
 
     def hold(best: int, chunk: int) -> int:
@@ -76,7 +77,7 @@ def test_an_error_of_any_thread_is_raised(n_threads: int) -> None:
             raise ValueError("chunk 7")
         return best
 
-    walkers: ChunkWalkers[int, int] = ChunkWalkers(n_threads)
+    walkers: ChunkWalkers[int, int] = ChunkWalkers(CorePlaces(n_threads))
     for _ in range(5):
         with pytest.raises(ValueError, match="chunk 7"):
             walkers.walk(range(12), 0, step)

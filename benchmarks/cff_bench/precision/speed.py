@@ -253,7 +253,7 @@ def _settings_facts(settings: SpeedSettings) -> dict[str, Any]:
         "image": f"seeded noise (seed {NOISE_SEED})",
         "pytorch": "the unfolded detector, eager; backbone weights are random where they are "
         "neither ImageNet's of EfficientNet-Lite0 nor random, the head is untrained",
-        "onnxruntime": "CPUExecutionProvider, session.force_spinning_stop=1",
+        "onnxruntime": "CPUExecutionProvider, session.force_spinning_stop=1, a core each",
         "memory": "peak resident memory of a process of its own while it encodes",
     }
 

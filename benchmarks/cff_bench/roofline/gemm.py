@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from cff_runtime.backends.cpu_session import CpuSession
 
 SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (1370, 1024, 4096), (1370, 4096, 1024))
 PRECISIONS = ("fp32", "int8")
@@ -115,21 +116,10 @@ def product_model(right: NDArray[np.float32], precision: str) -> onnx.ModelProto
     return helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION)
 
 
-def cpu_options(threads: int) -> ort.SessionOptions:
-    """Return the options with which the runtime opens a session on the CPU."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
-
-
 def _onnxruntime_call(
     left: NDArray[np.float32], right: NDArray[np.float32], precision: str, threads: int
 ) -> Callable[[], object]:
-    model = product_model(right, precision).SerializeToString()
-    providers = ["CPUExecutionProvider"]
-    session = ort.InferenceSession(model, cpu_options(threads), providers=providers)
+    session = CpuSession(product_model(right, precision).SerializeToString(), threads)
     return lambda: session.run(None, {"left": left})
 
 

@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from cff_bench.environment import available_cores
 from cff_bench.roofline.bandwidth import Transfer, build_transfers, cache_bytes
 from cff_bench.roofline.ceilings import Ceilings, find_ceilings
 from cff_bench.roofline.counting import count_graph
-from cff_bench.roofline.gemm import SHAPES, Gemm, build_gemms, cpu_options
+from cff_bench.roofline.gemm import SHAPES, Gemm, build_gemms
 from cff_bench.roofline.profiling import NodeTime, aggregate, encoder_feeds, profile_graph
 from cff_bench.timing import Samples, sample_interleaved
+from cff_runtime.backends.cpu_session import CpuSession
 from cff_runtime.bundle import Bundle
-from cff_runtime.errors import BackendError, UsageError
+from cff_runtime.errors import UsageError
 from cff_runtime.manifest import Manifest
 
 SCORER_ROWS = 512  # of a bank, as the runtime hands them to one core
@@ -221,7 +221,7 @@ def _encoder(bundle: Bundle, precision: str, threads: int) -> Graph:
     path = view.file(view.manifest.encoder)
     flops = sum(count.flops for count in count_graph(path))
     feeds = encoder_feeds(view)
-    session = _session(path, threads)
+    session = CpuSession(path, threads)
     return Graph(
         f"encoder/{precision}", precision, threads, flops, lambda: session.run(None, feeds)
     )
@@ -233,7 +233,7 @@ def _scorers(bundle: Bundle) -> list[Graph]:
     graphs = []
     for stage, name in enumerate(bundle.manifest.scorers):
         path = bundle.file(name)
-        session = _session(path, 1)
+        session = CpuSession(path, 1)
         _, n_tokens, width = next(i.shape for i in session.get_inputs() if i.name == "features")
         feeds = {
             "features": generator.standard_normal((1, n_tokens, width)).astype(np.float32),
@@ -246,16 +246,8 @@ def _scorers(bundle: Bundle) -> list[Graph]:
     return graphs
 
 
-def _bound_run(session: ort.InferenceSession, feeds: dict[str, np.ndarray]) -> Callable[[], object]:
+def _bound_run(session: CpuSession, feeds: dict[str, np.ndarray]) -> Callable[[], object]:
     return lambda: session.run(None, feeds)
-
-
-def _session(path: Path, threads: int) -> ort.InferenceSession:
-    try:
-        providers = ["CPUExecutionProvider"]
-        return ort.InferenceSession(str(path), cpu_options(threads), providers=providers)
-    except Exception as error:  # ONNX Runtime raises many kinds, all bare Exceptions
-        raise BackendError(f"ONNX Runtime cannot load `{path}`: {error}") from error
 
 
 def _profile(

@@ -22,7 +22,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from cff_bench.roofline.counting import NodeCount
-from cff_bench.roofline.gemm import cpu_options
+from cff_runtime.backends.core_places import CorePlaces
+from cff_runtime.backends.cpu_session import session_options
 from cff_runtime.bundle import Bundle
 from cff_runtime.errors import BackendError
 from cff_runtime.verification import golden_condition
@@ -81,14 +82,16 @@ def profile_graph(
         If ONNX Runtime cannot load or run it.
     """
     with tempfile.TemporaryDirectory(prefix="cff-roofline-") as folder:
-        options = cpu_options(threads)
+        places = CorePlaces(threads)
+        options = session_options(threads, places)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         try:
             providers = ["CPUExecutionProvider"]
             session = ort.InferenceSession(str(path), options, providers=providers)
             for _ in range(warmup + n):
-                session.run(None, dict(feeds))
+                with places.caller():
+                    session.run(None, dict(feeds))
             file = Path(session.end_profiling())
         except Exception as error:  # ONNX Runtime raises many kinds, all bare Exceptions
             raise BackendError(f"ONNX Runtime cannot profile `{path}`: {error}") from error

@@ -61,7 +61,7 @@ def build_report(
             "profiled": settings.profiled,
             "pause_ms": settings.pause_ms,
             "batch": 1,
-            "onnxruntime": "CPUExecutionProvider, session.force_spinning_stop=1",
+            "onnxruntime": "CPUExecutionProvider, session.force_spinning_stop=1, a core each",
         },
         series=_series(measured),
         tables=tables,

@@ -139,7 +139,7 @@ class OnnxRuntimeSubject:
 
     def encode(self, part: EncodePart) -> list[Any]:
         """Return the outputs of the encoder for a batch, features on the device."""
-        session, device = self._encoders[part.precision, part.threads]
+        session, device, places = self._encoders[part.precision, part.threads]
         binding = session.io_binding()
         binding.bind_cpu_input("image", self._images[part.batch])
         name = self._bundle.manifest.condition.input
@@ -147,24 +147,22 @@ class OnnxRuntimeSubject:
         for output in session.get_outputs():
             is_feature = output.name.startswith("features_")
             binding.bind_output(output.name, device if is_feature else "cpu")
-        session.run_with_iobinding(binding)
+        with places.caller():
+            session.run_with_iobinding(binding)
         outputs: list[Any] = binding.get_outputs()
         return outputs
 
-    def _open_encoder(self, precision: str, threads: int) -> tuple[Any, str]:
-        import onnxruntime as ort
-
+    def _open_encoder(self, precision: str, threads: int) -> tuple[Any, str, Any]:
+        from cff_runtime.backends.core_places import CorePlaces
+        from cff_runtime.backends.cpu_session import session_options
         from cff_runtime.backends.onnxruntime_providers import prepare_provider
 
         provider = prepare_provider(self._provider)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # as the backend's sessions: threads left spinning slow whatever comes next
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        places = CorePlaces(threads if provider.is_cpu else 1)
+        options = session_options(threads, places)
         path = self._bundle.file(self._bundle.view(precision).manifest.encoder)
         try:
-            return provider.open_session(str(path), options), provider.device
+            return provider.open_session(str(path), options), provider.device, places
         except Exception as error:  # ONNX Runtime raises many kinds, all bare Exceptions
             raise BackendError(f"ONNX Runtime cannot load `{path}`: {error}") from error
 

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cff_bench.environment import available_cores
-from cff_bench.roofline.gemm import cpu_options
 from cff_bench.table6.heads import FoldedHead, HeadShape, head_to_onnx
 from cff_edge.heads import Head
+from cff_runtime.backends.cpu_session import CpuSession
 from cff_runtime.errors import ParityError
 
 MAX_ABS_DIFF = 1e-4
@@ -214,8 +214,7 @@ def _torch_cuda(name: str, head: Head, features: list[Tensor]) -> Candidate:
 def _onnxruntime_call(
     model: bytes, features: list[Tensor], threads: int
 ) -> Callable[[], Sequence[Any]]:
-    providers = ["CPUExecutionProvider"]
-    session = ort.InferenceSession(model, cpu_options(threads), providers=providers)
+    session = CpuSession(model, threads)
     feeds = {f"stage_{stage}": values[0].numpy() for stage, values in enumerate(features)}
 
     def call() -> Sequence[Any]:

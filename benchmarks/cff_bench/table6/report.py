@@ -80,7 +80,7 @@ def build_report(table6: Table6, settings: Table6Settings, environment: dict[str
             "max_abs_diff_allowed": MAX_ABS_DIFF,
             "weights": "random, seeded, BatchNorm statistics included; latency work only",
             "onnx": f"opset {OPSET}, one Gemm per linear layer, one graph per head",
-            "onnxruntime": "CPUExecutionProvider, session.force_spinning_stop=1",
+            "onnxruntime": "CPUExecutionProvider, session.force_spinning_stop=1, a core each",
         },
         series=_series(table6.shapes),
         tables=tables,

@@ -53,7 +53,7 @@ from cff_export.precision.linear_layers import (
     linear_layers,
     quantise_weight,
 )
-from cff_export.precision.sessions import open_session
+from cff_runtime.backends.cpu_session import CpuSession
 from cff_runtime.errors import UsageError
 
 LARGEST = 127
@@ -102,7 +102,7 @@ def activation_clips(
     model.graph.outputs.extend(value for value in values if value not in shown)
     histograms = {name: Histogram() for name in names}
     with TemporaryDirectory(prefix="cff-calibration-") as folder:
-        session = open_session(write_graph(model, Path(folder) / "watched.onnx"))
+        session = CpuSession(write_graph(model, Path(folder) / "watched.onnx"))
         for image in images:
             arrays = session.run(names, feeds(session, image[None], condition))
             for name, array in zip(names, arrays, strict=True):

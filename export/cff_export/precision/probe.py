@@ -16,7 +16,7 @@ from cff_export.feeds import feeds
 from cff_export.graph_files import read_graph
 from cff_export.precision.costs import upstream_blocks
 from cff_export.precision.repair import Judgement
-from cff_export.precision.sessions import open_session
+from cff_runtime.backends.cpu_session import CpuSession
 
 _STAGE = "features_"
 
@@ -79,7 +79,7 @@ class StageProbe:
         return Judgement(not failures, max(errors.values()), failures)
 
     def _run(self, graph: Path) -> dict[str, list[NDArray[np.float32]]]:
-        session = open_session(graph)
+        session = CpuSession(graph)
         rows = [
             session.run(self._names, feeds(session, image[None], self._condition))
             for image in self._images

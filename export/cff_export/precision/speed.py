@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cff_export.precision.sessions import open_session
+from cff_runtime.backends.cpu_session import CpuSession
 from cff_runtime.errors import UsageError
 
 
@@ -52,7 +52,7 @@ def compare_speed(
     """
     if n < 1:
         raise UsageError(f"`n` must be at least 1 round, got {n}")
-    sessions = {name: open_session(path, threads) for name, path in graphs.items()}
+    sessions = {name: CpuSession(path, threads) for name, path in graphs.items()}
     times_ms: dict[str, list[float]] = {name: [] for name in graphs}
     for _ in range(warmup + n):
         for name, session in sessions.items():

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from cff_runtime.backends.core_places import CorePlaces
+
 _Chunk = TypeVar("_Chunk")
 _Best = TypeVar("_Best")
 
@@ -23,14 +25,17 @@ class ChunkWalkers(Generic[_Chunk, _Best]):
 
     Parameters
     ----------
-    n_threads : int
-        The caller's own among them, so that 1 starts none.
+    places : CorePlaces
+        Of as many threads, the caller's own among them, so that 1 starts none.
     """
 
-    def __init__(self, n_threads: int) -> None:
-        self._n_helpers = n_threads - 1
-        # threads are started with the first work for them
-        self._pool = ThreadPoolExecutor(n_threads - 1, "cff-search") if n_threads > 1 else None
+    def __init__(self, places: CorePlaces) -> None:
+        self._n_helpers = places.n_threads - 1
+        self._pool: ThreadPoolExecutor | None = None
+        if self._n_helpers > 0:  # threads are started with the first work for them
+            self._pool = ThreadPoolExecutor(
+                self._n_helpers, "cff-search", initializer=places.place_helper
+            )
 
     def walk(
         self,

@@ -11,7 +11,6 @@ For larger banks there is `cff_runtime.coreset`.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from cff_runtime.backends.chunk_walkers import ChunkWalkers
+from cff_runtime.backends.core_places import CorePlaces
+from cff_runtime.backends.cpu_session import session_options
 from cff_runtime.backends.onnxruntime_providers import PROVIDERS, Provider, prepare_provider
 from cff_runtime.backends.protocol import Encoding
 from cff_runtime.bundle import Bundle
@@ -70,13 +71,16 @@ class OnnxRuntimeBackend:
     def __init__(self, bundle: Bundle, provider: Provider, threads: int) -> None:
         manifest = bundle.manifest
         self._device = provider.device
-        self._encoder = _load(bundle, manifest.encoder, provider, threads)
         on_cpu = provider.is_cpu
+        self._places = CorePlaces(threads if on_cpu else 1)
+        self._encoder = _load(bundle, manifest.encoder, provider, threads, self._places)
         self._chunk_rows = CPU_CHUNK_ROWS if on_cpu else CHUNK_ROWS
-        n_walkers = (threads or _n_cores()) if on_cpu else 1
-        self._walkers: ChunkWalkers[Any, Any] = ChunkWalkers(n_walkers)
+        self._walkers: ChunkWalkers[Any, Any] = ChunkWalkers(self._places)
         scorer_threads = 1 if on_cpu else threads
-        self._scorers = [_load(bundle, name, provider, scorer_threads) for name in manifest.scorers]
+        apart = CorePlaces(1)  # a scorer is run by one thread, wherever that one is
+        self._scorers = [
+            _load(bundle, name, provider, scorer_threads, apart) for name in manifest.scorers
+        ]
         self._feature_names = [f"features_{stage}" for stage in range(len(manifest.stages))]
         self._condition_name, self._map_name = manifest.condition.input, manifest.map.output
         self._score_name = manifest.score.output
@@ -87,7 +91,7 @@ class OnnxRuntimeBackend:
 
     def encode(self, image: NDArray[np.uint8], condition: NDArray[np.float32]) -> Encoding:
         """Encode an image [H,W,3], uint8, with a condition of the manifest's shape, float32."""
-        with _named_errors("the encoder"):
+        with _named_errors("the encoder"), self._places.caller():
             binding = self._encoder.io_binding()
             binding.bind_cpu_input("image", np.ascontiguousarray(image)[None])
             binding.bind_cpu_input(self._condition_name, np.ascontiguousarray(condition))
@@ -123,8 +127,10 @@ class OnnxRuntimeBackend:
                 scorer.run_with_iobinding(binding)
                 return binding.get_outputs()[0]
 
+        with self._places.caller():
+            found = self._walkers.walk(bank, self._start[stage], step)
         # copied, because the memory of an OrtValue may end with it
-        results = [best.numpy() for best in self._walkers.walk(bank, self._start[stage], step)]
+        results = [best.numpy() for best in found]
         largest: NDArray[np.float32] = np.maximum.reduce(results)  # keeps NaN
         return largest
 
@@ -137,13 +143,6 @@ class OnnxRuntimeBackend:
         return ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
 
 
-def _n_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
-
-
 @contextlib.contextmanager
 def _named_errors(graph: str) -> Iterator[None]:
     """Turn ONNX Runtime's errors, of many kinds and all bare Exceptions, into a BackendError."""
@@ -153,12 +152,10 @@ def _named_errors(graph: str) -> Iterator[None]:
         raise BackendError(f"ONNX Runtime could not run {graph}: {error}") from error
 
 
-def _load(bundle: Bundle, name: str, provider: Provider, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only: they come back as exceptions
-    # every session has its own threads; left spinning after a run they slow the next session
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+def _load(
+    bundle: Bundle, name: str, provider: Provider, threads: int, places: CorePlaces
+) -> ort.InferenceSession:
+    options = session_options(threads, places)
     try:
         session = provider.open_session(str(bundle.file(name)), options)
     except Exception as error:  # ONNX Runtime raises many kinds, all bare Exceptions
