@@ -210,6 +210,8 @@ CFF_API cff_status cff_profile_get_text(const cff_profile *profile, cff_profile_
 /* A bundle's graphs, loaded by ONNX Runtime. */
 typedef struct cff_session cff_session;
 
+/* On Linux, with as many threads as the process is allowed cores, each has a core of its own, and a
+ * caller stays on the first one while it inspects; with fewer, nothing is placed. */
 typedef struct cff_session_options {
   uint32_t struct_size;
   int32_t n_threads;    /* on the CPU, of the encoder and of the search; 0 takes what there is */

@@ -68,15 +68,19 @@ cff_status cff__encode(cff_session *session, const uint8_t *pixels, const float 
                        cff__encoding *encoding) {
   const cff__manifest *manifest = &session->bundle->manifest;
   const char *const input_names[2] = {"image", manifest->condition.input};
+  cff__stay stay;
   run one;
   memset(&one, 0, sizeof one);
   memset(encoding, 0, sizeof *encoding);
   cff_status done = bind_inputs(session, pixels, condition, &one);
   if (done == CFF_OK) done = bind_features(session, encoding, &one);
   if (done == CFF_OK) done = bind_map(session, encoding, &one);
-  if (done == CFF_OK)
+  if (done == CFF_OK) {
+    cff__places_enter(&session->places, &stay);
     done = cff__graph_run(&session->encoder, input_names, (const OrtValue *const *)one.inputs, 2,
                           one.output_names, one.outputs, one.n_outputs);
+    cff__places_leave(&session->places, &stay);
+  }
   encoding->has_score = manifest->score_output != NULL;
   encoding->score = (double)one.score;
   cff__free_tensor(one.inputs[0]);

@@ -6,12 +6,25 @@
 
 #include "status.h"
 
-static cff_status make_options(const cff__choice *choice, int32_t n_threads, const char *name,
+/* Every worker on its core; the caller enters its own before it runs the graph. */
+static OrtStatus *place_workers(const cff__places *places, OrtSessionOptions *options) {
+  const OrtApi *ort = cff__ort();
+  char affinities[CFF__AFFINITIES_SIZE];
+  if (places == NULL || places->n_cores == 0) return NULL;
+  cff__places_affinities(places, affinities);
+  OrtStatus *status = ort->SetIntraOpNumThreads(options, places->n_cores);
+  if (status != NULL) return status;
+  return ort->AddSessionConfigEntry(options, "session.intra_op_thread_affinities", affinities);
+}
+
+static cff_status make_options(const cff__choice *choice, int32_t n_threads,
+                               const cff__places *places, const char *name,
                                OrtSessionOptions **made) {
   const OrtApi *ort = cff__ort();
   OrtSessionOptions *options = NULL;
   OrtStatus *status = ort->CreateSessionOptions(&options);
   if (status == NULL) status = ort->SetIntraOpNumThreads(options, n_threads);
+  if (status == NULL) status = place_workers(places, options);
   if (status == NULL) status = ort->SetSessionLogSeverityLevel(options, ORT_LOGGING_LEVEL_ERROR);
   /* the program may have an environment of its own, whose log is not ours */
   if (status == NULL) status = ort->SetUserLoggingFunction(options, cff__ort_log, NULL);
@@ -33,10 +46,10 @@ static cff_status make_options(const cff__choice *choice, int32_t n_threads, con
 
 cff_status cff__graph_load(OrtEnv *env, const cff__choice *choice, const char *path,
                            const void *bytes, size_t n_bytes, int32_t n_threads,
-                           cff__graph *graph) {
+                           const cff__places *places, cff__graph *graph) {
   const OrtApi *ort = cff__ort();
   OrtSessionOptions *options = NULL;
-  cff_status done = make_options(choice, n_threads, graph->name, &options);
+  cff_status done = make_options(choice, n_threads, places, graph->name, &options);
   if (done != CFF_OK) return done;
   OrtStatus *status =
       path != NULL ? ort->CreateSession(env, path, options, &graph->session)

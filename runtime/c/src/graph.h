@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "cff.h"
+#include "cores.h"
 #include "ort.h"
 #include "provider.h"
 
@@ -26,10 +27,10 @@ typedef struct cff__graph {
 } cff__graph;
 
 /* Load a file, or bytes where `path` is NULL.
- * n_threads: of one operator; 0 leaves it to ONNX Runtime. */
+ * n_threads: of one operator; 0 leaves it to ONNX Runtime. places: of these threads, or NULL. */
 cff_status cff__graph_load(OrtEnv *env, const cff__choice *choice, const char *path,
                            const void *bytes, size_t n_bytes, int32_t n_threads,
-                           cff__graph *graph);
+                           const cff__places *places, cff__graph *graph);
 void cff__graph_free(cff__graph *graph);
 
 /* CFF_ERROR_BUNDLE unless the graph's inputs are these and no others, and its outputs at least

@@ -123,6 +123,7 @@ cff_status cff__search(cff_session *session, const cff__encoding *encoding,
                        const cff__banks *const *sets, size_t n_sets, float *const *nearest) {
   search one = {session, encoding, NULL, 0, NULL, cff__walkers_count(session->walkers),
                 session->bundle->manifest.n_scorers};
+  cff__stay stay;
   const size_t n_bests = one.n_walkers * one.n_stages;
   if (one.n_stages == 0) return CFF_OK;
   cff_status done = list_jobs(&one, sets, n_sets);
@@ -130,7 +131,11 @@ cff_status cff__search(cff_session *session, const cff__encoding *encoding,
     one.bests = calloc(n_bests, sizeof *one.bests);
     if (one.bests == NULL) done = cff__no_memory("a search", n_bests * sizeof *one.bests);
   }
-  if (done == CFF_OK) done = cff__walk(session->walkers, one.n_jobs, step, &one);
+  if (done == CFF_OK) {
+    cff__places_enter(&session->places, &stay);
+    done = cff__walk(session->walkers, one.n_jobs, step, &one);
+    cff__places_leave(&session->places, &stay);
+  }
   if (done == CFF_OK) done = merge(&one, nearest);
   for (size_t i = 0; i < n_bests && one.bests != NULL; i++) {
     cff__free_tensor(one.bests[i].values[0]);

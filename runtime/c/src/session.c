@@ -53,12 +53,13 @@ static cff_status read_options(const cff_session_options *given, cff_session_opt
 }
 
 static cff_status load(cff_session *session, const char *name, int32_t n_threads,
-                       cff__graph *graph) {
+                       const cff__places *places, cff__graph *graph) {
   char *path = NULL;
   graph->name = name;
   cff_status done = cff__bundle_file(session->bundle, name, &path);
   if (done == CFF_OK)
-    done = cff__graph_load(session->env, &session->choice, path, NULL, 0, n_threads, graph);
+    done = cff__graph_load(session->env, &session->choice, path, NULL, 0, n_threads, places,
+                           graph);
   free(path);
   return done;
 }
@@ -82,7 +83,8 @@ static cff_status load_encoder(cff_session *session, int32_t n_threads) {
   outputs[n++] = (cff__port){manifest->map_output, FLOAT, 3, {1, height, width}};
   if (manifest->score_output != NULL)
     outputs[n++] = (cff__port){manifest->score_output, FLOAT, 1, {1}};
-  cff_status done = load(session, session->bundle->variant->encoder, n_threads, &session->encoder);
+  cff_status done = load(session, session->bundle->variant->encoder, n_threads,
+                         &session->places, &session->encoder);
   return done == CFF_OK ? cff__graph_check(&session->encoder, inputs, 2, outputs, n) : done;
 }
 
@@ -94,7 +96,8 @@ static cff_status load_scorer(cff_session *session, size_t stage, int32_t n_thre
                               {"bank", FLOAT, 2, {CFF__ANY, width}},
                               {"best_so_far", FLOAT, 1, {n_tokens}}};
   const cff__port output = {"best", FLOAT, 1, {n_tokens}};
-  cff_status done = load(session, manifest->scorers[stage], n_threads, &session->scorers[stage]);
+  cff_status done = load(session, manifest->scorers[stage], n_threads, NULL,
+                         &session->scorers[stage]);
   return done == CFF_OK ? cff__graph_check(&session->scorers[stage], inputs, 3, &output, 1) : done;
 }
 
@@ -106,7 +109,7 @@ static cff_status load_graphs(cff_session *session, int32_t n_threads) {
   session->copier.name = "the copy to the device";
   if (done == CFF_OK && cff__has_device(session))
     done = cff__graph_load(session->env, &copies, NULL, cff__copier_bytes,
-                           CFF__N_COPIER_BYTES, 1, &session->copier);
+                           CFF__N_COPIER_BYTES, 1, NULL, &session->copier);
   return done;
 }
 
@@ -158,12 +161,14 @@ static cff_status open_parts(cff_session *session, const cff_session_options *op
   session->chunk_rows = is_cpu ? CPU_CHUNK_ROWS : CHUNK_ROWS;
   session->has_lock = pthread_mutex_init(&session->lock, NULL) == 0;
   if (!session->has_lock) return cff__no_memory("a lock", sizeof session->lock);
-  done = load_graphs(session, n_threads);
+  done = cff__places_make(is_cpu ? n_threads : 1, &session->places);
+  if (done == CFF_OK) done = load_graphs(session, n_threads);
   if (done == CFF_OK) done = find_memory(session);
   for (size_t s = 0; s < session->bundle->manifest.n_scorers && done == CFF_OK; s++)
     done = make_start(session, s);
   if (n_threads == 0) n_threads = cff__n_cores();
-  if (done == CFF_OK) done = cff__walkers_start(is_cpu ? n_threads : 1, &session->walkers);
+  if (done == CFF_OK)
+    done = cff__walkers_start(is_cpu ? n_threads : 1, &session->places, &session->walkers);
   return done;
 }
 
@@ -200,6 +205,7 @@ void cff_session_free(cff_session *session) {
   cff__graph_free(&session->encoder);
   if (session->host != NULL) cff__ort()->ReleaseMemoryInfo(session->host);
   if (session->has_lock) pthread_mutex_destroy(&session->lock);
+  cff__places_free(&session->places);
   if (session->env != NULL) cff__ort_release();
   cff__arena_free(&session->arena);
   free(session);

@@ -8,6 +8,7 @@
 #include "arena.h"
 #include "bundle.h"
 #include "cff.h"
+#include "cores.h"
 #include "graph.h"
 #include "manifest.h"
 #include "session.h"
@@ -35,6 +36,7 @@ struct cff_session {
   OrtAllocator *allocator;  /* of the device, for what graphs give each other */
   OrtValue *start[CFF__MAX_STAGES]; /* [N_s], below any cosine */
   cff__walkers *walkers;
+  cff__places places; /* of the encoder's workers and the walkers */
   pthread_mutex_t lock; /* of `kept` */
   bool has_lock;
   cff__kept_banks *kept;

@@ -31,6 +31,8 @@ struct cff__walkers {
   pthread_cond_t left; /* a thread has left a walk */
   walk *walks;
   bool ends;
+  const cff__places *places;
+  size_t n_placed; /* helpers that have a core */
   size_t n_helpers;
   pthread_t helpers[];
 };
@@ -64,6 +66,7 @@ static walk *find_work(const cff__walkers *walkers) {
 static void *help(void *argument) {
   cff__walkers *walkers = argument;
   pthread_mutex_lock(&walkers->lock);
+  if (walkers->places != NULL) cff__places_help(walkers->places, walkers->n_placed++);
   while (!walkers->ends) {
     walk *one = find_work(walkers);
     if (one == NULL) {
@@ -93,12 +96,14 @@ static bool start_helpers(cff__walkers *walkers, size_t n_helpers) {
   return started;
 }
 
-cff_status cff__walkers_start(int32_t n_threads, cff__walkers **walkers) {
+cff_status cff__walkers_start(int32_t n_threads, const cff__places *places,
+                              cff__walkers **walkers) {
   *walkers = NULL;
   size_t n_helpers = n_threads > 1 ? (size_t)n_threads - 1 : 0;
   size_t n_bytes = sizeof(cff__walkers) + n_helpers * sizeof(pthread_t);
   cff__walkers *made = calloc(1, n_bytes);
   if (made == NULL) return cff__no_memory("threads", n_bytes);
+  made->places = places;
   if (pthread_mutex_init(&made->lock, NULL) != 0) goto no_lock;
   if (pthread_cond_init(&made->work, NULL) != 0) goto no_work;
   if (pthread_cond_init(&made->left, NULL) != 0) goto no_left;

@@ -10,14 +10,17 @@
 #include <stdint.h>
 
 #include "cff.h"
+#include "cores.h"
 
 typedef struct cff__walkers cff__walkers;
 
 /* Do a job. No two threads have one `walker` number in the same walk, 0 is the caller. */
 typedef cff_status (*cff__step)(void *context, size_t walker, size_t job);
 
-/* n_threads: 1 or more, the caller's own among them, so that 1 starts none. */
-cff_status cff__walkers_start(int32_t n_threads, cff__walkers **walkers);
+/* n_threads: 1 or more, the caller's own among them, so that 1 starts none. places: cores of the
+ * others, which outlive them; or NULL. */
+cff_status cff__walkers_start(int32_t n_threads, const cff__places *places,
+                              cff__walkers **walkers);
 
 /* Not while anybody walks. */
 void cff__walkers_stop(cff__walkers *walkers);

@@ -147,7 +147,7 @@ def walkers(request: pytest.FixtureRequest, c_internals: ctypes.CDLL) -> Iterato
     c_internals.cff__walkers_stop.restype = None
     c_internals.cff__walkers_stop.argtypes = [ctypes.c_void_p]
     c_internals.cff__walkers_count.restype = ctypes.c_size_t
-    assert c_internals.cff__walkers_start(request.param, ctypes.byref(handle)) == 0
+    assert c_internals.cff__walkers_start(request.param, None, ctypes.byref(handle)) == 0
     assert c_internals.cff__walkers_count(handle) == request.param
     yield handle
     c_internals.cff__walkers_stop(handle)
@@ -243,3 +243,68 @@ def test_walkers_have_no_race(sanitizer: str, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert done.stdout == "4000 jobs\n"
+
+
+# --- the core of each thread ------------------------------------------------------------------
+
+
+class _Places(ctypes.Structure):
+    _fields_ = (
+        ("n_cores", ctypes.c_int32),
+        ("cores", ctypes.c_int32 * 256),
+        ("lock", ctypes.c_char * 128),
+    )
+
+
+class _Stay(ctypes.Structure):
+    _fields_ = (("is_moved", ctypes.c_bool), ("before", ctypes.c_ubyte * 128))
+
+
+@pytest.fixture
+def cores() -> list[int]:
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(allowed) < 2:
+        pytest.skip("needs a system that tells of at least two cores")
+    return allowed
+
+
+@pytest.mark.parametrize("asks_for_all", [False, True])
+def test_as_many_threads_as_cores_have_one_each(
+    cores: list[int], asks_for_all: bool, c_internals: ctypes.CDLL
+) -> None:
+    places, text = _Places(), ctypes.create_string_buffer(256 * 6)
+    n_threads = len(cores) if asks_for_all else 0
+    assert c_internals.cff__places_make(n_threads, ctypes.byref(places)) == 0
+    assert list(places.cores[: places.n_cores]) == cores
+    c_internals.cff__places_affinities(ctypes.byref(places), text)
+    assert text.value.decode() == ";".join(str(core + 1) for core in cores[1:])
+    first, second = _Stay(), _Stay()
+    c_internals.cff__places_enter(ctypes.byref(places), ctypes.byref(first))
+    assert first.is_moved and os.sched_getaffinity(0) == {cores[0]}
+    c_internals.cff__places_enter(ctypes.byref(places), ctypes.byref(second))
+    assert not second.is_moved  # of several callers, one
+    c_internals.cff__places_leave(ctypes.byref(places), ctypes.byref(second))
+    assert os.sched_getaffinity(0) == {cores[0]}
+    c_internals.cff__places_leave(ctypes.byref(places), ctypes.byref(first))
+    assert os.sched_getaffinity(0) == set(cores)
+    _run_all([lambda: _help(c_internals, places, 0, {cores[1]})])
+    _run_all([lambda: _help(c_internals, places, len(cores) - 1, set(cores))])  # none is left
+    c_internals.cff__places_free(ctypes.byref(places))
+
+
+def _help(c_internals: ctypes.CDLL, places: _Places, helper: int, expected: set[int]) -> None:
+    c_internals.cff__places_help(ctypes.byref(places), ctypes.c_size_t(helper))
+    assert os.sched_getaffinity(0) == expected
+
+
+def test_fewer_threads_than_cores_are_placed_nowhere(
+    cores: list[int], c_internals: ctypes.CDLL
+) -> None:
+    places, text, stay = _Places(), ctypes.create_string_buffer(256 * 6), _Stay()
+    assert c_internals.cff__places_make(len(cores) - 1 or 1, ctypes.byref(places)) == 0
+    c_internals.cff__places_affinities(ctypes.byref(places), text)
+    c_internals.cff__places_enter(ctypes.byref(places), ctypes.byref(stay))
+    assert (places.n_cores, text.value, stay.is_moved) == (0, b"", False)
+    assert os.sched_getaffinity(0) == set(cores)
+    c_internals.cff__places_leave(ctypes.byref(places), ctypes.byref(stay))
+    c_internals.cff__places_free(ctypes.byref(places))
