@@ -316,7 +316,9 @@ def judged(
     """What is told of cells that are made up."""
     settings = replace(settings, cff=lite_bundle.path, seeds=3)
     train_networks(settings)
-    for cell in [*make_cells(), make_cell("cff", "ring", 4, 3), make_cell("cff", "ring", 2, 0)]:
+    others = [("cff", "ring", 4, 3), ("cff", "ring", 2, 0), ("cff", "ring", 5, 1)]
+    with_all = [(m, p, 5, 0) for m in ("cff", "tfa-net") for p in ("ring", "washer")]
+    for cell in [*make_cells(), *(make_cell(*which) for which in (*others, *with_all))]:
         cell.save(settings.evaluation(cell.product))
     recorder.lines.clear()
     return settings, judge_networks(settings)
@@ -326,13 +328,15 @@ def test_all_are_judged_with_the_same_references(
     judged: tuple[TfaNetSettings, dict[str, Any]], recorder: Recorder
 ) -> None:
     settings, _ = judged
-    assert [words_of(line, "--products") for line in recorder.lines] == [["ring"], ["washer"]]
-    for line, product in zip(recorder.lines, settings.products, strict=True):
-        bundles = [f"{name}={settings.bundle(product, name)}" for name in NAMES]
+    named = [words_of(line, "--products")[0] for line in recorder.lines]
+    assert named == ["ring", "ring", "washer", "washer"]
+    for number, line in enumerate(recorder.lines):
+        names = ["tfa-net"] if number % 2 else NAMES
+        bundles = [f"{name}={settings.bundle(named[number], name)}" for name in names]
         assert line[0] == "cff-eval"
         assert words_of(line, "--method") == [f"cff={settings.cff}", *bundles]
-        assert words_of(line, "--shots") == ["1,4"]
-        assert words_of(line, "--seeds") == ["3"]
+        assert words_of(line, "--shots") == (["5"] if number % 2 else ["1,4"])
+        assert words_of(line, "--seeds") == (["1"] if number % 2 else ["3"])
         assert words_of(line, "--pool") == ["train"]
 
 
@@ -340,9 +344,10 @@ def test_cells_of_other_settings_do_not_count(
     judged: tuple[TfaNetSettings, dict[str, Any]],
 ) -> None:
     _, facts = judged
-    assert len(facts["cells"]) == 4 * 2 * 2 * 3
+    assert len(facts["cells"]) == 4 * 2 * 2 * 3 + 2 * 2
     assert facts["products"][0] == {"product": "ring", "n_images": 8, "n_defective": 4}
-    assert all(row["n_draws"] == 3 for row in facts["rows"])
+    draws = {(row["k"], row["n_draws"]) for row in facts["rows"]}
+    assert draws == {(1, 3), (4, 3), (5, 1)}
     assert "/home/somebody" not in json.dumps(facts)
 
 
@@ -350,17 +355,18 @@ def test_differences_are_the_trained_network_minus_another(
     judged: tuple[TfaNetSettings, dict[str, Any]],
 ) -> None:
     _, facts = judged
-    assert len(facts["differences"]) == 2 * 3 * 2 * 3  # products, others, K, metrics
+    assert len(facts["differences"]) == 2 * (3 * 2 + 1) * 3  # products, others x K, metrics
     for d in facts["differences"]:
         if d["metric"] == "image_auroc":
+            seeds = range(1 if d["k"] == 5 else 3)
             own, other = (
-                np.mean([auroc(make_cell(m, d["product"], d["k"], seed)) for seed in range(3)])
+                np.mean([auroc(make_cell(m, d["product"], d["k"], seed)) for seed in seeds])
                 for m in ("tfa-net", d["minus"])
             )
             assert own == 1.0
             assert d["mean"] == pytest.approx(own - other, abs=1e-9)
             assert d["low"] <= d["mean"] <= d["high"]
-            assert d["n_cells"] == 3
+            assert d["n_cells"] == len(seeds)
 
 
 @pytest.mark.parametrize("part", ["accuracy", "latency"])

@@ -122,7 +122,7 @@ def test_trained_exported_judged_and_timed(
     found = json.loads(target.read_text())["facts"]
     assert found["training"]["products"][0]["n_epochs_measured"] == 2
     assert found["training"]["products"][0]["cpu_minutes"] > 0
-    assert [row["method"] for row in found["accuracy"]["rows"]] == METHODS * 2
+    assert [row["method"] for row in found["accuracy"]["rows"]] == [*METHODS * 2, "cff", "tfa-net"]
     bundle = tmp_path / "out" / "ring" / "tfa-net" / "bundle"
     cell = next(c for c in found["accuracy"]["cells"] if (c["method"], c["k"]) == ("tfa-net", 2))
     inspector = Inspector.open(bundle)

@@ -48,8 +48,9 @@ def tfa_net(report: dict[str, Any]) -> str:
         f"Training, `{training['products'][0]['backbone']}`, the whole command on "
         f"{training['environment']['cpu_model']} (`{' '.join(training['command'])}`):\n\n"
         + markdown_table([*header, "defective"], took)
-        + f"\n\nPer cent, mean over {n_draws} draws of references from the training images ± "
-        f"standard deviation, and the worst draw. {words}.\n\n" + markdown_table(columns, rows)
+        + f"\n\nPer cent, mean over {n_draws} draws of K references from the training images ± "
+        "standard deviation, and the worst draw; without a deviation it is a single draw, all of "
+        f"the network's normals. {words}.\n\n" + markdown_table(columns, rows)
     )
 
 

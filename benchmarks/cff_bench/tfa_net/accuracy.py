@@ -19,6 +19,7 @@ from cff_bench.tfa_net.settings import (
     TRAINED,
     TfaNetSettings,
 )
+from cff_edge.datasets import read_dataset
 from cff_edge.evaluation.cells import CellResult, load_results
 from cff_edge.evaluation.comparison import compare
 from cff_runtime.bundle import Bundle
@@ -26,6 +27,8 @@ from cff_runtime.errors import UsageError
 from cff_runtime.manifest import MANIFEST_NAME
 
 METHODS = (CFF, *(network.name for network in NETWORKS))
+# also judged with all the normals that the network was trained on for references, a single draw
+WITH_ALL = (CFF, TRAINED)
 
 
 def judge_networks(settings: TfaNetSettings) -> dict[str, Any]:
@@ -43,14 +46,7 @@ def judge_networks(settings: TfaNetSettings) -> dict[str, Any]:
     for product in settings.products:
         for network in NETWORKS:
             require_bundle(settings, product, network.name)
-        _evaluate(settings, product)
-        results += [
-            result
-            for result in load_results(settings.evaluation(product))
-            if result.method in METHODS
-            and result.k in settings.shots
-            and result.seed < settings.seeds
-        ]
+        results += _evaluate(settings, product)
     return {
         "dataset": settings.dataset,
         "pool": POOL,
@@ -106,12 +102,29 @@ def rows_of(results: Sequence[CellResult], products: Sequence[str]) -> Iterator[
                     }
 
 
-def _evaluate(settings: TfaNetSettings, product: str) -> None:
-    methods = [f"{CFF}={settings.cff}"]
-    methods += [f"{one.name}={settings.bundle(product, one.name)}" for one in NETWORKS]
-    named = [word for method in methods for word in ("--method", method)]
+def _evaluate(settings: TfaNetSettings, product: str) -> list[CellResult]:
+    """Judge all on every draw, then the two that are worth it with all normals at hand."""
     shots = ",".join(str(k) for k in settings.shots)
-    drawn = ["--shots", shots, "--seeds", settings.seeds, "--pool", POOL]
+    _judge(settings, product, METHODS, shots, settings.seeds)
+    dataset = read_dataset(settings.data, products=[product], require_masks=False)
+    n_normals = len(dataset.select(POOL, False))
+    wanted = {
+        (m, k, seed) for m in METHODS for k in settings.shots for seed in range(settings.seeds)
+    }
+    if n_normals > max(settings.shots):
+        _judge(settings, product, WITH_ALL, str(n_normals), 1)
+        wanted |= {(method, n_normals, 0) for method in WITH_ALL}
+    found = load_results(settings.evaluation(product))
+    return [result for result in found if (result.method, result.k, result.seed) in wanted]
+
+
+def _judge(
+    settings: TfaNetSettings, product: str, methods: Sequence[str], shots: str, seeds: int
+) -> None:
+    places = {CFF: settings.cff}
+    places |= {one.name: settings.bundle(product, one.name) for one in NETWORKS}
+    named = [word for name in methods for word in ("--method", f"{name}={places[name]}")]
+    drawn = ["--shots", shots, "--seeds", seeds, "--pool", POOL]
     out = settings.evaluation(product)
     data = ["--data", settings.data, "--products", product, "--out", out]
     run(["cff-eval", *data, *named, *drawn], one_thread=settings.threads == 1)
