@@ -30,7 +30,8 @@ def save_tfa_run(run: Path, net: TfaNet, info: BackboneInfo, facts: Mapping[str,
     net : TfaNet
     info : BackboneInfo
     facts : mapping
-        ``products``, a list of one name; ``template``, the name and SHA-256 of its image.
+        ``products``, a list of one name; ``template``, the name and SHA-256 of its image;
+        ``trained_images``, the SHA-256 of the pixels of every image trained on.
 
     Raises
     ------

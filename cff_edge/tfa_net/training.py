@@ -32,6 +32,7 @@ from cff_edge.tfa_net.run_files import MODEL_NAME, new_net, save_tfa_run
 from cff_edge.training import resolve_device
 from cff_runtime.errors import CffError, DatasetError
 from cff_runtime.imaging import load_image
+from cff_runtime.references import pixels_sha256
 from cff_runtime.storage import sha256_bytes
 from cff_runtime.templates import choose_template
 
@@ -113,6 +114,7 @@ def train_tfa(
         "template": {"name": template.name, "sha256": sha256_bytes(template.read_bytes())},
         "n_normals": len(normals),
         "n_held_out": len(trainer.held_out),
+        "trained_images": trainer.trained_images(),
     }
     save_tfa_run(run, net, backbone.info, facts)
     return net
@@ -165,6 +167,11 @@ class _Trainer:
         self.templates = self.stages
         if self.options.template_normalization == "as_published":
             self.templates = self._stages_as_published()
+
+    def trained_images(self) -> list[str]:
+        """Return the SHA-256 of the pixels of every image trained on, as the trunk sees them."""
+        paths = [self.normals[index].path for index in self.seen]
+        return sorted(pixels_sha256(self.cache.preprocessing(load_image(path))) for path in paths)
 
     def run(self) -> None:
         """Train from where the run stands to its last epoch, and put the kept weights back."""

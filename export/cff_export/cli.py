@@ -187,6 +187,7 @@ def _from_run(
         arguments.out,
         settings,
         trained.products,
+        trained.images,
     )
     for note in bundle.manifest.notes:
         log.warning("note: %s", note)

@@ -53,6 +53,7 @@ def export_bundle(
     out: Path,
     settings: ExportSettings | None = None,
     trained_on: Sequence[str] = (),
+    trained_images: Sequence[str] = (),
 ) -> Bundle:
     """Write a bundle; it appears at `out` complete and checked, or not at all.
 
@@ -69,6 +70,8 @@ def export_bundle(
     settings : ExportSettings, optional
     trained_on : sequence of str
         Products that the model was trained on, for the manifest.
+    trained_images : sequence of str
+        Hashes of pixels, see `cff_export.subject.Trained`.
 
     Returns
     -------
@@ -91,7 +94,7 @@ def export_bundle(
     subject = make_subject(backbone, model, config, settings, trained_on)
     check_target(out, settings.replace)
     with working_folder(out) as work:
-        _Export(subject, trained_on, settings.limits, work).run()
+        _Export(subject, trained_on, trained_images, settings.limits, work).run()
     return Bundle.open(out)
 
 
@@ -111,12 +114,14 @@ class _Export:
         self,
         subject: Subject,
         trained_on: Sequence[str],
+        trained_images: Sequence[str],
         limits: ParityLimits | None,
         work: Path,
     ) -> None:
         self.subject = subject
         self.facts = subject.facts
         self.trained_on = list(trained_on)
+        self.trained_images = list(trained_images)
         self.limits = limits
         self.work = work
         side = self.facts.info.image_size
@@ -206,7 +211,7 @@ class _Export:
             golden=EXPECTED,
             files={},
             backbone=dataclasses.asdict(facts.info),
-            head=facts.head,
+            head={**facts.head, "trained_images": self.trained_images},
             parity={},
             passes=graphs.passes,
             tools=_tool_versions(),

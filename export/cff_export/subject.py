@@ -126,12 +126,16 @@ class Trained:
         What was trained on it.
     products : tuple of str
         Trained on.
+    images : tuple of str
+        SHA-256 of the pixels of the images trained on, of a detector that learns the product that
+        it inspects: such images must not be references.
     """
 
     config: Config
     backbone: Backbone
     model: nn.Module
     products: tuple[str, ...]
+    images: tuple[str, ...] = ()
 
 
 def make_subject(

@@ -154,8 +154,12 @@ def make_subject(
 def load_trained(run: Path, weights: str | None) -> Trained:
     """Read a run; see `cff_export.subject.load_trained`."""
     config, backbone, net = load_tfa_run(run, weights)
-    products = tuple(str(product) for product in run_facts(run).get("products", []))
-    return Trained(config, backbone, net, products)
+    facts = run_facts(run)
+    products, images = (
+        tuple(str(entry) for entry in facts.get(name, []))
+        for name in ("products", "trained_images")
+    )
+    return Trained(config, backbone, net, products, images)
 
 
 def _refuse_words(settings: ExportSettings) -> None:

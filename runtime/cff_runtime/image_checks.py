@@ -6,6 +6,7 @@ duplicate      within 1.2 grey levels of another reference, averaged over a grid
 outlier        its score when left out is more than 1.13 times the largest of the others
 wrong product  as a whole nearer to another product, see `cff_runtime.product_check`
 wrong size     aspect ratio differs from the others' by more than 2 %
+trained on     its pixels are among those that the network was trained on
 
 A check needs others to compare with: one for duplicates, sizes and products, two for sharpness and
 three for scores. How often each is wrong on real parts stands in `docs/image_checks.md`.
@@ -40,7 +41,8 @@ class ImageWarning:
     name : str
         Of its file.
     kind : str
-        ``blurred``, ``duplicate``, ``outlier``, ``wrong product`` or ``wrong size``.
+        ``blurred``, ``duplicate``, ``outlier``, ``wrong product``, ``wrong size`` or
+        ``trained on``.
     text : str
         What was seen, in a sentence.
     """
@@ -58,7 +60,9 @@ class ImageWarning:
         return f"{self.name}: {self.kind}: {self.text}"
 
 
-def check_references(profile: Profile, new: Collection[int] | None = None) -> list[ImageWarning]:
+def check_references(
+    profile: Profile, new: Collection[int] | None = None, trained_images: Collection[str] = ()
+) -> list[ImageWarning]:
     """Compare references of a profile with its other references.
 
     Parameters
@@ -66,6 +70,8 @@ def check_references(profile: Profile, new: Collection[int] | None = None) -> li
     profile : Profile
     new : collection of int, optional
         Indices of the references to check, all if not given. The others are taken for good.
+    trained_images : collection of str
+        Hashes of pixels, of `Manifest.trained_images`.
     """
     checked = sorted(range(profile.n_references) if new is None else new)
     trusted = [index for index in range(profile.n_references) if index not in set(checked)]
@@ -79,6 +85,7 @@ def check_references(profile: Profile, new: Collection[int] | None = None) -> li
             _outlier(profile, index, others),
             _wrong_product(profile, index, trusted or others),
             _wrong_size(profile, index, trusted or others),
+            _trained_on(profile, index, trained_images),
         ]
         name = profile.references[index].name
         found += [ImageWarning(index + 1, name, *remark) for remark in remarks if remark]
@@ -161,6 +168,15 @@ def _wrong_size(profile: Profile, index: int, others: list[int]) -> Remark:
     return "wrong size", (
         f"{width} x {height} px is another shape than the others' (width / height "
         f"{ratios[index]:.2f}, not {usual:.2f}); it would be distorted, crop it alike"
+    )
+
+
+def _trained_on(profile: Profile, index: int, trained_images: Collection[str]) -> Remark:
+    if profile.references[index].sha256 not in trained_images:
+        return None
+    return "trained on", (
+        "the network was trained on this image, its score is too low and the threshold promises "
+        "too much; take a part that training has not seen"
     )
 
 

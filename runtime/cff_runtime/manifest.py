@@ -132,6 +132,12 @@ class Manifest:
         """The precisions of the encoder, fp32 first."""
         return (DEFAULT_PRECISION, *self.variants)
 
+    @property
+    def trained_images(self) -> frozenset[str]:
+        """Hashes of the pixels of images that the detector was trained on and that it inspects."""
+        listed = self.head.get("trained_images", [])
+        return frozenset(map(str, listed)) if isinstance(listed, list) else frozenset()
+
     def view(self, precision: str) -> "Manifest":
         """Return the manifest as `precision` sees it: its encoder, id and parity report.
 

@@ -20,6 +20,7 @@ from cff_runtime.thresholds.moving import BY_HAND
 
 if TYPE_CHECKING:
     from cff_runtime.image_checks import ImageWarning
+    from cff_runtime.manifest import Manifest
     from cff_runtime.profile import Profile
 
 Commands = Any  # argparse gives its subparsers no public name
@@ -145,7 +146,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
         wishes={name: value for name, value in given.items() if value is not None},
         max_bank=arguments.max_bank,
     )
-    warnings = _check(arguments, profile, range(profile.n_references))
+    warnings = _check(arguments, profile, range(profile.n_references), bundle.manifest)
     _report(arguments, arguments.out, store_profile(arguments.out, profile), warnings)
     return 0
 
@@ -156,10 +157,12 @@ def _add_normals(arguments: argparse.Namespace) -> int:
 
     images = list_images(arguments.images)
     profile, before = load_version(arguments.profile)
-    extended = _opened_for(arguments, profile).add_normals(
+    inspector = _opened_for(arguments, profile)
+    extended = inspector.add_normals(
         profile, images, show_progress("encoded"), **_evidence(arguments, profile)
     )
-    warnings = _check(arguments, extended, range(profile.n_references, extended.n_references))
+    added = range(profile.n_references, extended.n_references)
+    warnings = _check(arguments, extended, added, inspector.bundle.manifest)
     stored = store_profile(arguments.profile, extended, before)
     _report(arguments, arguments.profile, stored, warnings, profile)
     return 0
@@ -266,12 +269,15 @@ def _evidence(arguments: argparse.Namespace, profile: "Profile") -> dict[str, li
 
 
 def _check(
-    arguments: argparse.Namespace, profile: "Profile", new: Collection[int]
+    arguments: argparse.Namespace,
+    profile: "Profile",
+    new: Collection[int],
+    manifest: "Manifest",
 ) -> list["ImageWarning"]:
     """Check the given images, tell and draw what was found; fail if that was asked for."""
     from cff_runtime.image_checks import check_references
 
-    warnings = check_references(profile, new)
+    warnings = check_references(profile, new, manifest.trained_images)
     if arguments.checks:
         _draw(arguments.checks, profile, new, warnings)
     for warning in warnings:

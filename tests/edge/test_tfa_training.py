@@ -29,6 +29,8 @@ from cff_edge.tfa_net.run_files import MODEL_NAME, load_tfa_run, new_net, run_fa
 from cff_edge.tfa_net.training import reconstruction_loss, train_tfa
 from cff_runtime.errors import CffError, CheckpointError, DatasetError, UsageError
 from cff_runtime.imaging import load_image
+from cff_runtime.preprocessing import Preprocessing
+from cff_runtime.references import pixels_sha256
 from cff_runtime.storage import sha256_bytes
 
 Interrupted = Callable[[type, str, int], AbstractContextManager[None]]
@@ -138,6 +140,9 @@ def test_a_run_holds_what_it_says(
     assert (facts["n_normals"], facts["n_held_out"]) == (7, 2)
     named = next(s.path for s in normals if s.path.name == facts["template"]["name"])
     assert facts["template"]["sha256"] == sha256_bytes(named.read_bytes())
+    side = backbone.info.image_size
+    seen = {pixels_sha256(Preprocessing(side, side)(load_image(s.path))) for s in normals}
+    assert len(facts["trained_images"]) == 7 - 2 and set(facts["trained_images"]) < seen
     entries = _log(run)
     assert [entry["epoch"] for entry in entries] == list(range(1, 17))
     assert entries[-1]["loss"] < 0.8 * entries[0]["loss"]

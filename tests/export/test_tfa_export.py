@@ -27,6 +27,7 @@ from cff_runtime.cli import main as run_main
 from cff_runtime.errors import ParityError, UsageError
 from cff_runtime.manifest import Stage
 from cff_runtime.preprocessing import Preprocessing
+from cff_runtime.references import pixels_sha256
 from cff_runtime.verification import golden_condition
 
 Image = NDArray[np.uint8]
@@ -269,7 +270,12 @@ def test_from_a_run_to_a_verdict(
     from PIL import Image as Pillow
 
     run, out = tmp_path / "run", tmp_path / "bundle"
-    facts = {"products": ["ring"], "template": {"name": "a.png", "sha256": "0" * 64}}
+    seen = pixels_sha256(Preprocessing(96, 96)(good_parts[1]))
+    facts = {
+        "products": ["ring"],
+        "template": {"name": "a.png", "sha256": "0" * 64},
+        "trained_images": [seen],
+    }
     save_tfa_run(run, tfa.net, tfa.backbone.info, facts)
     (run / CONFIG_NAME).write_text(tfa.config.to_toml())
     replay(tfa.bundle)
@@ -284,8 +290,12 @@ def test_from_a_run_to_a_verdict(
         paths.append(str(tmp_path / f"good_{index}.png"))
         Pillow.fromarray(part).save(paths[-1])
     profile = str(tmp_path / "ring.safetensors")
-    assert run_main(["enroll", str(out), *paths, "--product", "ring", "--out", profile]) == 0
-    capsys.readouterr()
+    enroll = ["enroll", str(out), *paths, "--product", "ring", "--out", profile]
+    assert run_main([*enroll, "--strict"]) != 0
+    assert run_main(enroll) == 0
+    told = capsys.readouterr().err
+    assert told.count("warning: good_1.png: trained on: the network was trained on this") == 2
+    assert "good_0.png: trained on" not in told
     assert run_main(["inspect", str(out), paths[0], "--profile", profile, "--json"]) == 0
     (answer,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     loaded = Profile.load(Path(profile))
