@@ -45,6 +45,8 @@ class BaselineRatio:
     log_error, freedom : float
         Scatter of the log of the ratio, what a comparison needs.
     n : int
+    n_starts : int
+        Starts of a process that the samples came from.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class BaselineRatio:
     log_error: float
     freedom: float
     n: int
+    n_starts: int = 1
 
 
 def make_baseline(reports: Sequence[Report], reference: str | None = None) -> list[BaselineRatio]:
@@ -125,7 +128,7 @@ def compare_to_baseline(
             RATIO + unit,
             old.n,
             n,
-            MedianScatter(math.log(old.ratio), old.log_error, old.freedom),
+            MedianScatter(math.log(old.ratio), old.log_error, old.freedom, old.n_starts),
             new,
             limit=limit,
             n_judged=len(entries),
@@ -207,14 +210,17 @@ def _ratio(kind: str, base: Series, series: Series) -> BaselineRatio:
         scatter.error,
         scatter.freedom,
         len(series.values),
+        scatter.n_starts,
     )
 
 
 def _scatter(base: Series, series: Series) -> MedianScatter:
     """Return the log ratio: in rounds where both were measured side by side, else apart."""
     if base.group == series.group and len(base.values) == len(series.values):
-        return paired_ratio_scatter(base.values, series.values)
-    first, second = median_scatter(base.values), median_scatter(series.values)
+        starts = base.starts if base.starts == series.starts else []
+        return paired_ratio_scatter(base.values, series.values, starts)
+    first, second = (median_scatter(part.values, part.starts) for part in (base, series))
     error = (first.error**2 + second.error**2) ** 0.5
     freedom = min(first.freedom, second.freedom)
-    return MedianScatter(second.log_median - first.log_median, error, freedom)
+    n_starts = min(first.n_starts, second.n_starts)
+    return MedianScatter(second.log_median - first.log_median, error, freedom, n_starts)

@@ -61,7 +61,7 @@ def judge_budget(
 def _judge(series: Series, budget_ms: float, percentile: float) -> tuple[str, bool]:
     scale = _UNITS_MS[series.unit]
     values_ms = [scale * value for value in series.values]
-    found = percentile_interval(values_ms, percentile)
+    found = percentile_interval(values_ms, percentile, starts=series.starts)
     is_over = found.low is not None and found.low > budget_ms
     is_within = found.high is not None and found.high <= budget_ms
     if is_over:
@@ -75,7 +75,12 @@ def _judge(series: Series, budget_ms: float, percentile: float) -> tuple[str, bo
             "more rounds (-n) would tell"
         )
     figure = f"p{percentile:g} of `{series.name}` is {found.value:.2f} ms"
-    return f"{figure} ({_words(found)}, n = {len(values_ms)}): {verdict}", is_over
+    return f"{figure} ({_words(found)}, {_count(series)}): {verdict}", is_over
+
+
+def _count(series: Series) -> str:
+    starts = f" in {len(series.starts)} starts" if len(series.starts) > 1 else ""
+    return f"n = {len(series.values)}{starts}"
 
 
 def _words(found: Interval) -> str:

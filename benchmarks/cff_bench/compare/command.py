@@ -50,7 +50,8 @@ def add_compare_parser(subparsers: Any) -> None:
 
 def _run_compare(args: argparse.Namespace) -> int:
     from cff_bench.compare.baseline import compare_to_baseline, load_baseline
-    from cff_bench.compare.comparison import compare_reports, comparison_report
+    from cff_bench.compare.comparison import compare_reports
+    from cff_bench.compare.document import comparison_report
     from cff_bench.environment import collect_environment
     from cff_bench.report.options import write_files
     from cff_bench.report.reading import load_reports

@@ -9,14 +9,12 @@ import numpy as np
 from cff_bench.compare.differences import machine_differences, run_differences
 from cff_bench.compare.intervals import (
     CONFIDENCE,
-    N_RESAMPLES,
-    SEED,
     Interval,
     MedianScatter,
     median_scatter,
     ratio_interval,
 )
-from cff_bench.report.document import Column, Mark, Plot, PlotSeries, Report, Series, Table
+from cff_bench.report.document import Report, Series
 from cff_runtime.errors import UsageError
 
 FEWEST = 8
@@ -25,11 +23,6 @@ FEWEST = 8
 SHORTEST_MS = 0.05
 RATIO = "ratio of "  # before the unit of series whose ratios are compared
 _TIMES = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
-METHOD = (
-    "Ratio of medians; 95 % intervals from a bootstrap over blocks of consecutive samples "
-    f"({N_RESAMPLES} resamples, seed {SEED}), Student's t. What differs between two starts of one "
-    "build is not in them; the limit leaves room for it."
-)
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,8 @@ class Verdict:
     is_worse : bool
         Whether it is slower by more than the limit, with 95 % confidence over all series together.
     sentence : str
+    starts_a, starts_b : int
+        Starts of a process that the samples came from.
     """
 
     name: str
@@ -58,6 +53,8 @@ class Verdict:
     ratio: Interval
     is_worse: bool
     sentence: str
+    starts_a: int = 1
+    starts_b: int = 1
 
 
 @dataclass(frozen=True)
@@ -124,8 +121,8 @@ def compare_reports(
             x.unit,
             len(x.values),
             len(y.values),
-            median_scatter(x.values),
-            median_scatter(y.values),
+            median_scatter(x.values, x.starts),
+            median_scatter(y.values, y.starts),
         )
         for x, y in shared
     ]
@@ -162,6 +159,8 @@ def judge(
         ratio,
         is_worse,
         sentence,
+        a.n_starts,
+        b.n_starts,
     )
 
 
@@ -174,79 +173,6 @@ def describe(unit: str, ratio: Interval) -> str:
     more, less = ("slower", "faster") if _is_speed(unit) else ("larger", "smaller")
     word = more if found.value > 1 else less
     return f"{word} by {100 * abs(found.value - 1):.1f} % +- {100 * (high - low) / 2:.1f} %"
-
-
-def comparison_report(
-    comparison: Comparison,
-    command: Sequence[str],
-    files: Sequence[str],
-    environment: dict[str, object],
-) -> Report:
-    """Return a comparison as a report of its own."""
-    columns = [
-        Column("name", "series", "left"),
-        Column("unit", "unit", "left"),
-        Column("a", "A", spec=".4g"),
-        Column("b", "B", spec=".4g"),
-        Column("ratio", "B / A", spec=".3f"),
-        Column("low", "from", spec=".3f"),
-        Column("high", "to", spec=".3f"),
-        Column("n", "n"),
-        Column("verdict", "verdict", "left"),
-    ]
-    rows = [
-        {
-            "name": verdict.name,
-            "unit": verdict.unit,
-            "a": verdict.a,
-            "b": verdict.b,
-            "ratio": verdict.ratio.value,
-            "low": verdict.ratio.low,
-            "high": verdict.ratio.high,
-            "n": f"{verdict.n_a} / {verdict.n_b}",
-            "verdict": verdict.sentence,
-        }
-        for verdict in comparison.verdicts
-    ]
-    notes = [comparison.sentence, METHOD]
-    notes += [f"Differs: {difference}" for difference in comparison.differences]
-    if comparison.left_out:
-        notes.append(f"Not compared: {', '.join(comparison.left_out)}")
-    return Report(
-        kind="compare",
-        title=f"{files[1]} against {files[0]}",
-        command=list(command),
-        environment=dict(environment),
-        settings={"A": files[0], "B": files[1], "limit": comparison.limit},
-        tables=[Table("series", "Medians and their ratio", columns, rows)],
-        plots=[_plot(comparison)],
-        notes=notes,
-        facts={"worse": [verdict.name for verdict in comparison.worse]},
-    )
-
-
-def _plot(comparison: Comparison) -> Plot:
-    names = [verdict.name for verdict in comparison.verdicts]
-    ratios = [verdict.ratio for verdict in comparison.verdicts]
-    series = PlotSeries(
-        "B / A",
-        list(names),
-        [ratio.value for ratio in ratios],
-        [ratio.low for ratio in ratios],
-        [ratio.high for ratio in ratios],
-        style="points",
-    )
-    marks = [Mark("same", y=1.0), Mark("limit", y=1 + comparison.limit)]
-    return Plot(
-        "ratios",
-        "B / A with 95 % intervals",
-        "bar",
-        "",
-        "B / A",
-        series=[series],
-        marks=marks,
-        spec=".3f",
-    )
 
 
 def _pair_reports(

@@ -15,9 +15,13 @@ independent samples would therefore state intervals that are too narrow. Here:
   blocks that fit into the samples, less one, by Welch for two series.
 - The interval of a percentile is a pair of order statistics (binomial, no distribution assumed),
   the number of samples reduced to as many independent ones as their dependence leaves.
+- Where samples come from several starts of a process, the median is the geometric mean of the
+  starts' medians and scatters as these do, see `cff_bench.compare.starts`; where the bootstrap,
+  each start's samples taken over its median, gives more, that counts. Degrees of freedom: starts
+  less one. The interval of a percentile is widened to what the starts' percentiles scatter.
 
-What differs from one start of a process to the next (memory layout, clock limits, room temperature)
-is not seen in samples of one run; that is what `--limit` leaves room for.
+What differs from one start to the next (memory layout, placement of pages) is not seen in samples
+of a single start; that, and what changes from day to day, is what `--limit` leaves room for.
 """
 
 import math
@@ -27,6 +31,8 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cff_bench.compare.starts import scatter_between, split_starts, without_starts
 
 N_RESAMPLES = 1000
 SEED = 0
@@ -48,22 +54,45 @@ class Interval:
 
 @dataclass(frozen=True)
 class MedianScatter:
-    """The log of a median, its standard error and the degrees of freedom behind that."""
+    """The log of a median, its standard error and the degrees of freedom behind that.
+
+    `n_starts` is the number of starts of a process that the samples came from.
+    """
 
     log_median: float
     error: float
     freedom: float
+    n_starts: int = 1
 
 
-def median_scatter(values: Sequence[float], seed: int = SEED) -> MedianScatter:
-    """Return the log of the median of positive samples and how far it scatters."""
+def median_scatter(
+    values: Sequence[float], starts: Sequence[int] = (), seed: int = SEED
+) -> MedianScatter:
+    """Return the log of the median of positive samples and how far it scatters.
+
+    Parameters
+    ----------
+    values : sequence of float
+    starts : sequence of int
+        How many of them came from each start of a process; one start if empty.
+    seed : int
+    """
     samples = np.asarray(values, dtype=np.float64)
+    if len(starts) >= 2:
+        logs = [math.log(np.median(part)) for part in split_starts(samples, starts)]
+        return _of_starts(logs, median_scatter(without_starts(samples, starts).tolist(), seed=seed))
     n = len(samples)
     correlation = dependence(samples)
     length = block_length(n, correlation)
     medians = np.median(samples[_block_indices(n, length, seed)], axis=1)
     error = float(np.std(np.log(medians))) * _lost_in_blocks(n, length, correlation)
     return MedianScatter(float(np.log(np.median(samples))), error, max(n / length - 1, 1.0))
+
+
+def _of_starts(logs: Sequence[float], within: MedianScatter) -> MedianScatter:
+    """Return the mean of the starts' figures with their scatter, or that within if it is more."""
+    mean, error = scatter_between(logs)
+    return MedianScatter(mean, max(error, within.error), len(logs) - 1, len(logs))
 
 
 def ratio_interval(a: MedianScatter, b: MedianScatter, confidence: float = CONFIDENCE) -> Interval:
@@ -80,28 +109,52 @@ def ratio_interval(a: MedianScatter, b: MedianScatter, confidence: float = CONFI
 
 
 def paired_ratio_scatter(
-    reference: Sequence[float], values: Sequence[float], seed: int = SEED
+    reference: Sequence[float],
+    values: Sequence[float],
+    starts: Sequence[int] = (),
+    seed: int = SEED,
 ) -> MedianScatter:
     """Return the log of a ratio of medians, values over reference, measured in the same rounds.
 
-    Both are resampled with the same blocks, so that what hit both in a round leaves the ratio.
+    Both are resampled with the same blocks, so that what hit both in a round leaves the ratio;
+    of several starts, it is the ratio of each start that scatters.
     """
     first = np.asarray(reference, dtype=np.float64)
     second = np.asarray(values, dtype=np.float64)
+    if len(starts) >= 2:
+        pairs = zip(split_starts(first, starts), split_starts(second, starts), strict=True)
+        logs = [math.log(np.median(y) / np.median(x)) for x, y in pairs]
+        inside = (without_starts(part, starts).tolist() for part in (first, second))
+        return _of_starts(logs, paired_ratio_scatter(*inside, seed=seed))
     n = len(first)
     correlation = dependence(second / first)
     length = block_length(n, correlation)
     indices = _block_indices(n, length, seed)
-    logs = np.log(np.median(second[indices], axis=1) / np.median(first[indices], axis=1))
-    error = float(np.std(logs)) * _lost_in_blocks(n, length, correlation)
+    drawn = np.log(np.median(second[indices], axis=1) / np.median(first[indices], axis=1))
+    error = float(np.std(drawn)) * _lost_in_blocks(n, length, correlation)
     ratio = float(np.log(np.median(second) / np.median(first)))
     return MedianScatter(ratio, error, max(n / length - 1, 1.0))
 
 
 def percentile_interval(
-    values: Sequence[float], percentile: float, confidence: float = CONFIDENCE
+    values: Sequence[float],
+    percentile: float,
+    confidence: float = CONFIDENCE,
+    starts: Sequence[int] = (),
 ) -> Interval:
-    """Return a percentile with its interval; an end is None where there are too few samples."""
+    """Return a percentile with its interval; an end is None where there are too few samples.
+
+    Of several starts it reaches at least as far as their percentiles scatter about that of all.
+    """
+    if len(starts) >= 2:
+        found = percentile_interval(values, percentile, confidence)
+        parts = split_starts(np.asarray(values, dtype=np.float64), starts)
+        of_each = [float(np.percentile(part, percentile)) for part in parts]
+        _, error = scatter_between(of_each, found.value)
+        half = student_t(0.5 + confidence / 2, len(starts) - 1) * error
+        low = None if found.low is None else min(found.low, found.value - half)
+        high = None if found.high is None else max(found.high, found.value + half)
+        return Interval(found.value, low, high)
     samples = np.sort(np.asarray(values, dtype=np.float64))
     share, tail = percentile / 100, (1 - confidence) / 2
     value = float(np.percentile(samples, percentile))

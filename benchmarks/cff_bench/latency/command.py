@@ -7,6 +7,8 @@ from typing import Any
 from cff_bench.report.options import add_report_arguments
 from cff_runtime.opening import add_backend_arguments
 
+DEFAULT_STARTS = 5
+
 
 def add_latency_parser(subparsers: Any) -> None:
     """Add ``latency`` to the subparsers of ``cff-bench``."""
@@ -54,15 +56,25 @@ def _add_turns(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-n", type=int, default=50, help="timed rounds (default: 50)")
     parser.add_argument(
-        "--warmup", type=int, default=5, help="rounds before them at least (default: 5)"
+        "--starts",
+        type=int,
+        metavar="N",
+        help="processes, one after the other, that the rounds are split over, so that intervals "
+        f"hold what differs between them (default: {DEFAULT_STARTS}, or -n if fewer)",
+    )
+    parser.add_argument(
+        "--warmup",
+        type=int,
+        default=5,
+        help="rounds before them at least, of each start (default: 5)",
     )
     parser.add_argument(
         "--warmup-limit",
         type=float,
         default=30.0,
         metavar="S",
-        help="longest warm-up beyond them, until timings are stable; 0 takes exactly --warmup "
-        "(default: 30)",
+        help="longest warm-up of a start beyond them, until timings are stable; 0 takes exactly "
+        "--warmup (default: 30)",
     )
     parser.add_argument(
         "--streams",
@@ -107,6 +119,7 @@ def _run_latency(args: argparse.Namespace) -> int:
         cold_starts=args.cold_starts,
         warmup_limit_s=args.warmup_limit,
         command=args.command_line,
+        starts=max(1, min(DEFAULT_STARTS, args.n)) if args.starts is None else args.starts,
     )
     return write_report(args, run(settings))
 

@@ -1,6 +1,8 @@
 """One run of `cff-bench latency`: open, warm up, time, stream, start cold, and read the sensors."""
 
 import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,21 @@ from cff_bench.latency.images import ImageSource, image_sources
 from cff_bench.latency.report import build_report
 from cff_bench.latency.rounds import StreamTurn, WarmUp, measure_rounds, measure_streams, warm_up
 from cff_bench.latency.settings import LatencySettings
+from cff_bench.latency.starts import (
+    OwnTime,
+    count_as_own,
+    join_starts,
+    measure_starts,
+    without_gaps,
+)
 from cff_bench.report.document import Report
 from cff_bench.sensors import Sampler, SensorRow, find_sources, read_modes, sensor_rows
+from cff_bench.sensors.sampler import INTERVAL_S
+from cff_bench.sensors.summary import WHILE
 from cff_runtime.doctor.box import Box
 from cff_runtime.errors import UsageError
+
+_SHORTEST_INTERVAL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,18 @@ class Measured:
     environment: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Rounds:
+    """The timed rounds, left with the configurations, and what the machine did meanwhile."""
+
+    configurations: list[Configuration]
+    warm: WarmUp
+    sensors: list[SensorRow]
+    sampler_share: float
+    seconds: float
+    environment: dict[str, Any]
+
+
 def run(settings: LatencySettings, box: Box | None = None) -> Report:
     """Measure and report.
 
@@ -93,12 +118,18 @@ def measure(settings: LatencySettings, box: Box | None = None) -> Measured:
     box = box or Box()
     sources = image_sources(settings.images)
     images = describe_images(sources)  # a file that is missing is told before anything is opened
-    with tempfile.TemporaryDirectory(prefix="cff-bench-") as folder:
-        configurations = open_configurations(settings, Path(folder))
-        try:
-            return _measure(settings, box, sources, images, configurations)
-        finally:
-            close_all(configurations)
+    with tempfile.TemporaryDirectory(prefix="cff-bench-") as folder, ExitStack() as stack:
+
+        def opened() -> list[Configuration]:
+            configurations = open_configurations(settings, Path(folder))
+            stack.callback(close_all, configurations)
+            return configurations
+
+        if settings.starts > 1:
+            rounds = _in_starts(settings, box, opened)
+        else:
+            rounds = _here(settings, box, sources, opened())
+        return _measured(settings, sources, images, rounds)
 
 
 def run_latency(settings: LatencySettings) -> dict[str, Any]:
@@ -107,23 +138,60 @@ def run_latency(settings: LatencySettings) -> dict[str, Any]:
     return {**report.facts, "settings": report.settings, "environment": report.environment}
 
 
-def _measure(
+def _here(
     settings: LatencySettings,
     box: Box,
     sources: list[ImageSource],
-    images: list[dict[str, Any]],
     configurations: list[Configuration],
-) -> Measured:
+) -> _Rounds:
+    """Measure the rounds in this process."""
     modes = read_modes(box)
     environment = collect_environment().to_dict()
     with Sampler(find_sources(box)) as sampler:
         sampler.rest("before", settings.rest_seconds)
         warm = warm_up(configurations, sources, settings.warmup, settings.warmup_limit_s)
-        with sampler.phase("while"):
+        with sampler.phase(WHILE):
             measure_rounds(configurations, sources, settings.n)
         sampler.rest("after", settings.rest_seconds)
         share = sampler.share_of_core
-    while_s = [sample.at_s for sample in sampler.samples if sample.phase == "while"]
+    sensors = sensor_rows(sampler, modes, read_modes(box))
+    return _Rounds(configurations, warm, sensors, share, _seconds(sampler), environment)
+
+
+def _in_starts(
+    settings: LatencySettings, box: Box, opened: Callable[[], list[Configuration]]
+) -> _Rounds:
+    """Measure the rounds in processes of their own; then open, for what else is measured here."""
+    modes = read_modes(box)
+    environment = collect_environment().to_dict()
+    own = OwnTime()
+    sensors = count_as_own(find_sources(box), box, own)
+    # a start may last a second, and its clocks are to be read in between as well
+    with Sampler(sensors, max(INTERVAL_S / settings.starts, _SHORTEST_INTERVAL_S)) as sampler:
+        sampler.rest("before", settings.rest_seconds)
+        starts = measure_starts(settings, sampler, own)
+        sampler.rest("after", settings.rest_seconds)
+        share = sampler.share_of_core
+        sampler.samples = without_gaps(sampler.samples, sampler.sources)
+    rows = sensor_rows(sampler, modes, read_modes(box))
+    configurations = opened()
+    warm = join_starts(configurations, starts)
+    return _Rounds(configurations, warm, rows, share, _seconds(sampler), environment)
+
+
+def _seconds(sampler: Sampler) -> float:
+    while_s = [sample.at_s for sample in sampler.samples if sample.phase == WHILE]
+    return while_s[-1] - while_s[0]
+
+
+def _measured(
+    settings: LatencySettings,
+    sources: list[ImageSource],
+    images: list[dict[str, Any]],
+    rounds: _Rounds,
+) -> Measured:
+    """Add what is measured besides the rounds."""
+    configurations = rounds.configurations
     facts = [
         configuration_facts(one, len(sources), reasons_of(one, settings.backend, settings.options))
         for one in configurations
@@ -136,15 +204,15 @@ def _measure(
         configurations=configurations,
         facts=facts,
         images=images,
-        warm=warm,
+        warm=rounds.warm,
         streams=streams,
         cold=cold,
         engines=engines,
         no_engines=no_engines,
-        sensors=sensor_rows(sampler, modes, read_modes(box)),
-        sampler_share=share,
-        seconds=while_s[-1] - while_s[0],
-        environment=environment,
+        sensors=rounds.sensors,
+        sampler_share=rounds.sampler_share,
+        seconds=rounds.seconds,
+        environment=rounds.environment,
     )
 
 

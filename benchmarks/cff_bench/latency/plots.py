@@ -1,5 +1,6 @@
 """Plots of the latency report: where the time goes, how it spreads, and how it went on."""
 
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from cff_bench.latency.measurement import Measured
 
 _MAX_POINTS = 400
+_MAX_MARKS = 10  # each label has a line of its own
 
 
 def build_plots(measured: "Measured") -> list[Plot]:
@@ -57,6 +59,9 @@ def _spread(measured: "Measured") -> Plot:
 
 
 def _over_time(measured: "Measured") -> Plot:
+    begins = list(accumulate(measured.settings.rounds_of_starts))[:-1]
+    marks = [Mark(f"start {i}", x=begin + 1) for i, begin in enumerate(begins, 2)]
+    marks = marks if len(marks) < _MAX_MARKS else []
     series = []
     for one in measured.configurations:
         n = len(one.timings)
@@ -70,6 +75,7 @@ def _over_time(measured: "Measured") -> Plot:
         x_label="round",
         y_label="total, ms",
         series=series,
+        marks=marks,
         note="A slope is drift, a band that splits is two clocks or two images.",
     )
 

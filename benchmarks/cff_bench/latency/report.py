@@ -43,6 +43,12 @@ def key(measured: "Measured", name: str, what: str) -> str:
     return what if len(measured.configurations) == 1 else f"{name}/{what}"
 
 
+def starts_of(measured: "Measured") -> list[int]:
+    """Return the rounds of every start; nothing where they were measured in one process."""
+    settings = measured.settings
+    return settings.rounds_of_starts if settings.starts > 1 else []
+
+
 def energy_per_inspection(measured: "Measured") -> list[tuple[str, float]]:
     """Return (meter, joules) of every meter of watts, over all inspections of the timed rounds."""
     n_inspections = measured.settings.n * len(measured.configurations)
@@ -55,14 +61,15 @@ def energy_per_inspection(measured: "Measured") -> list[tuple[str, float]]:
 
 def _series(measured: "Measured") -> list[Series]:
     found = []
+    starts = starts_of(measured)
     for one, facts in zip(measured.configurations, measured.facts, strict=True):
         for stage, values in stage_timings(one, facts["not_told_apart"]).items():
             role = "total" if stage == "total" else ""
             name = key(measured, one.name, f"latency/{stage}")
-            found.append(Series(name, "ms", values, ROUNDS, role))
+            found.append(Series(name, "ms", values, ROUNDS, role, starts=starts))
         for call, values in device_timings(one).items():
             name = key(measured, one.name, f"device/{call}")
-            found.append(Series(name, "ms", values, ROUNDS))
+            found.append(Series(name, "ms", values, ROUNDS, starts=starts))
     for (name, n_streams), turns in measured.streams.items():
         rates = [turn.per_second for turn in turns]
         label = key(measured, name, f"throughput/{n_streams}")
@@ -103,6 +110,7 @@ def _facts(measured: "Measured") -> dict[str, Any]:
             "seconds": measured.warm.seconds,
             "is_stable": measured.warm.is_stable,
         },
+        "starts": starts_of(measured),
         "quiet": quiet,
         "sampler_share_of_core": measured.sampler_share,
         "energy_j": dict(energy_per_inspection(measured)),
@@ -134,14 +142,7 @@ def _cold_facts(measured: "Measured", name: str) -> dict[str, Any] | None:
 
 def _notes(measured: "Measured") -> list[str]:
     notes = list(judge_quietness(measured.sensors, measured.environment["cores_logical"] or 1)[1])
-    warm = measured.warm
-    if warm.is_stable is False:
-        notes.append(
-            f"Warm-up ended after {warm.rounds} rounds ({warm.seconds:.0f} s) without timings "
-            "that are stable: what follows may still drift."
-        )
-    elif warm.is_stable:
-        notes.append(f"Timings were stable after {warm.rounds} rounds of warm-up.")
+    notes += _start_notes(measured)
     if measured.sampler_share > _MAX_SAMPLER_SHARE:
         notes.append(
             f"Reading the sensors took {measured.sampler_share:.1%} of a core, more than the 1 % "
@@ -163,6 +164,27 @@ def _notes(measured: "Measured") -> list[str]:
         note for facts in measured.facts for note in facts["bundle"]["notes"]
     ):
         notes.append(f"The bundle says: {note}.")
+    return notes
+
+
+def _start_notes(measured: "Measured") -> list[str]:
+    """Return how many processes measured, and whether their timings were stable by then."""
+    warm, starts = measured.warm, starts_of(measured)
+    notes, of_each = [], ""
+    if starts:
+        each = " or ".join(str(n) for n in dict.fromkeys(starts))
+        notes.append(
+            f"{len(starts)} processes, started one after the other, measured {each} rounds each: "
+            "what differs between two starts is in the samples."
+        )
+        of_each = f", the most that one of the {len(starts)} starts took"
+    if warm.is_stable is False:
+        notes.append(
+            f"Warm-up ended after {warm.rounds} rounds ({warm.seconds:.0f} s) without timings "
+            "that are stable: what follows may still drift."
+        )
+    elif warm.is_stable:
+        notes.append(f"Timings were stable after {warm.rounds} rounds of warm-up{of_each}.")
     return notes
 
 

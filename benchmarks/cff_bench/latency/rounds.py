@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class WarmUp:
-    """How it went.
+    """How it went; of several starts, the most rounds of one and the seconds of all.
 
     Attributes
     ----------
@@ -110,12 +110,18 @@ def warm_up(
 
 
 def measure_rounds(
-    configurations: Sequence[Configuration], sources: Sequence[ImageSource], n: int
+    configurations: Sequence[Configuration],
+    sources: Sequence[ImageSource],
+    n: int,
+    n_before: int = 0,
 ) -> None:
-    """Time n rounds; the timings are left with the configurations."""
+    """Time n rounds; the timings are left with the configurations.
+
+    Turns of images and configurations go on from `n_before` rounds of other starts.
+    """
     for configuration in configurations:
         configuration.timings, configuration.device = [], []
-    for index in range(n):
+    for index in range(n_before, n_before + n):
         source = sources[index % len(sources)]
         first = index % len(configurations)
         for configuration in (*configurations[first:], *configurations[:first]):

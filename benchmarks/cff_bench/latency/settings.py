@@ -46,6 +46,9 @@ class LatencySettings:
         How long sensors are read before and after, while nothing runs.
     command : sequence of str
         The command line, for the report.
+    starts : int
+        Processes, one after the other, that the rounds are split over; with 1 the rounds are
+        measured in this one.
     """
 
     bundle: Path
@@ -64,12 +67,18 @@ class LatencySettings:
     warmup_limit_s: float = 30.0
     rest_seconds: float = 1.0
     command: Sequence[str] = ()
+    starts: int = 1
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.warmup < 0 or self.cold_starts < 0:
             raise UsageError(
                 "`n` must be at least 1, `warmup` and `cold_starts` at least 0, got "
                 f"{self.n}, {self.warmup}, {self.cold_starts}"
+            )
+        if not 1 <= self.starts <= self.n:
+            raise UsageError(
+                "`--starts` must be at least 1 and at most the number of rounds, got "
+                f"{self.starts} for {self.n} rounds; ask for more rounds with -n, or fewer starts"
             )
         if min(self.streams, default=1) < 1 or self.stream_seconds <= 0:
             raise UsageError(
@@ -81,6 +90,12 @@ class LatencySettings:
                 "`warmup_limit_s` and `rest_seconds` must be at least 0, got "
                 f"{self.warmup_limit_s:g}, {self.rest_seconds:g}"
             )
+
+    @property
+    def rounds_of_starts(self) -> list[int]:
+        """Rounds of every start: as equal as can be, the first ones longer."""
+        each, over = divmod(self.n, self.starts)
+        return [each + (index < over) for index in range(self.starts)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was asked for, ready for JSON."""
@@ -96,5 +111,6 @@ class LatencySettings:
             "streams": list(self.streams),
             "stream_seconds": self.stream_seconds,
             "cold_starts": self.cold_starts,
+            "starts": self.starts,
             "inside": "one image to score, map and regions; wall clock",
         }

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cff_bench.report.samples import keep_evenly, require_starts
 from cff_runtime.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -45,6 +46,8 @@ class Series:
         ``total`` is what `--budget` looks at; ``reference`` is what ratios are taken against.
     n_measured : int
         Number of samples before any were left out; 0 takes the number of values.
+    starts : list of int
+        How many of the values, in order, came from each start of the process; empty for one start.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Series:
     group: str = ""
     role: str = ""
     n_measured: int = 0
+    starts: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         values = [float(value) for value in self.values]
@@ -63,10 +67,10 @@ class Series:
             )
         if not self.n_measured:
             object.__setattr__(self, "n_measured", len(values))
-        if len(values) > MAX_VALUES:
-            step = (len(values) - 1) / (MAX_VALUES - 1)
-            values = [values[round(index * step)] for index in range(MAX_VALUES)]
+        starts = require_starts(self.name, self.starts, len(values))
+        values, starts = keep_evenly(values, starts, MAX_VALUES)
         object.__setattr__(self, "values", values)
+        object.__setattr__(self, "starts", starts)
 
 
 @dataclass(frozen=True)
