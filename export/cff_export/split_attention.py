@@ -5,8 +5,9 @@
 
 PyTorch's `nn.MultiheadAttention` traces to 38 nodes a block: it puts the batch second, carries the
 joint projection through five axes and scales queries and keys apart. Here they are 20, and nothing
-is moved but the heads. TFA-Net's own attention is split alike. The weights are views of the original
-ones, which come back when the context ends. Time in ONNX Runtime 1.31, after over before, by turns in one process:
+is moved but the heads. TFA-Net's own attention is split alike. The weights are views of the
+original ones, which come back when the context ends. Time in ONNX Runtime 1.31, after over before,
+by turns in one process:
 
     ViT-B/16, 224 px, float32, 2 threads                0.952 [0.935, 0.977]  n = 50
     ViT-L blocks, 518 px, float32, 2 threads            0.991 [0.985, 1.004]  n = 30
