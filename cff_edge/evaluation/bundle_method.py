@@ -56,6 +56,7 @@ class BundleMethod:
             "has_text_tower": manifest.score.output is not None,
             "zero_shot": False,
             "trained_on": list(manifest.head.get("trained_on", [])),
+            "trained_split": manifest.head.get("trained_split", "test"),
         }
         if manifest.score.output is not None and condition.names:
             named = cell.product in condition.names

@@ -110,7 +110,8 @@ class Method(Protocol):
         """Return what stands in the provenance; ``sha256`` in it identifies the method.
 
         ``has_text_tower`` says whether image scores depend on `Task.image_score`, ``zero_shot``
-        whether K may be 0, and ``trained_on`` names the products that training saw.
+        whether K may be 0, ``trained_on`` names the products that training saw, and
+        ``trained_split`` the split of their images: ``test``, or ``train``, good parts alone.
         """
         ...
 

@@ -223,11 +223,19 @@ def make_task(context: Context, cell: Cell) -> tuple[Task, list[Sample]]:
     return Task(cell, dataset.root, draw[: cell.k], images, context.image_score), samples
 
 
+# by the split of the images that training saw
+_TRAINED = {
+    "test": "the head was trained on test images of {}",
+    "train": "the network was trained on good parts of {}, and references may be among them",
+}
+
+
 def warnings_of(facts: Mapping[str, Any], cell: Cell) -> list[str]:
     """Return what a reader of the figures must know."""
     warnings = []
     if cell.product in facts.get("trained_on", ()):
-        warnings.append(f"the head was trained on test images of {cell.product}")
+        seen = _TRAINED.get(str(facts.get("trained_split")), _TRAINED["test"])
+        warnings.append(seen.format(cell.product))
     if facts.get("weights") == "random":
         warnings.append("random backbone weights: the figures mean nothing")
     if facts.get("text_name", cell.product) != cell.product:

@@ -79,6 +79,7 @@ class CffSubject:
                 "calibrator": config.head.calibrator,
                 "bank": self._bank,
                 "trained_on": list(trained_on),
+                "trained_split": "test",
                 "epochs": [config.train.projector_epochs, config.train.calibrator_epochs],
             },
         )

@@ -62,6 +62,7 @@ class TfaSubject:
                 "model": config.model.name,
                 "options": dataclasses.asdict(net.config),
                 "trained_on": list(trained_on),
+                "trained_split": "train",
                 "epochs": [net.config.epochs],
             },
         )

@@ -21,7 +21,7 @@ from cff_edge.datasets import load_mask, read_dataset
 from cff_edge.evaluation.cells import Cell, CellResult
 from cff_edge.evaluation.context import Context, choose_references, read_datasets
 from cff_edge.evaluation.methods import MethodSpec, Task, open_method, parse_method
-from cff_edge.evaluation.runner import make_task, run_cell
+from cff_edge.evaluation.runner import make_task, run_cell, warnings_of
 from cff_edge.heads import Head
 from cff_runtime import Bundle
 from cff_runtime.errors import CheckpointError, DatasetError, UsageError
@@ -356,3 +356,21 @@ def test_provenance_says_what_made_the_figures(
     # the run was trained on `washer`; the bundle's manifest does not say so
     [warning] = results["torch", "washer"].provenance["warnings"]
     assert "was trained on test images of washer" in warning
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ({}, "the head was trained on test images of nut"),
+        ({"trained_split": "test"}, "the head was trained on test images of nut"),
+        (
+            {"trained_split": "train"},
+            "the network was trained on good parts of nut, and references",
+        ),
+    ],
+)
+def test_the_warning_says_what_training_saw(split: dict[str, str], said: str) -> None:
+    facts = {"trained_on": ["nut"], **split}
+    (warning,) = warnings_of(facts, Cell("a", "data", "nut", 1, 0))
+    assert warning.startswith(said)
+    assert warnings_of(facts, Cell("a", "data", "screw", 1, 0)) == []
