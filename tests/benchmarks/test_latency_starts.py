@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from cff_bench import cli
 from cff_bench.latency import LatencySettings, run, starts
@@ -199,3 +201,21 @@ def test_the_time_of_a_start_is_ours() -> None:
     box = Box(Path("/"))
     sources = count_as_own([Meter(), LoadSource(box)], box, own)
     assert isinstance(sources[0], Meter) and isinstance(sources[1], LoadSource)
+
+
+def test_the_median_has_its_interval(
+    settings: LatencySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starts, "run_start", Fake())
+    report = run(replace(settings, n=9))
+    # medians of the starts: 2, 5 and 8; Student's t of two degrees of freedom
+    logs = np.log([2.0, 5.0, 8.0])
+    half = stats.t.ppf(0.975, 2) * logs.std(ddof=1) / np.sqrt(3)
+    ends = np.exp(logs.mean() + half * np.array([-1, 1]))
+    total = report.facts["total"]
+    assert (total["low_ms"], total["high_ms"]) == pytest.approx(tuple(ends))
+    (table,) = [table for table in report.tables if table.name == "stages"]
+    assert [column.title for column in table.columns][1:5] == ["n", "p50 ms", "from", "to"]
+    assert table.rows[-1]["low_ms"] == total["low_ms"]
+    few = run(settings).facts["total"]  # seven
+    assert (few["low_ms"], few["high_ms"]) == (None, None)
