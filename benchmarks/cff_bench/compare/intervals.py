@@ -124,8 +124,9 @@ def paired_ratio_scatter(
     if len(starts) >= 2:
         pairs = zip(split_starts(first, starts), split_starts(second, starts), strict=True)
         logs = [math.log(np.median(y) / np.median(x)) for x, y in pairs]
-        inside = (without_starts(part, starts).tolist() for part in (first, second))
-        return _of_starts(logs, paired_ratio_scatter(*inside, seed=seed))
+        first, second = (without_starts(part, starts) for part in (first, second))
+        inside = paired_ratio_scatter(first.tolist(), second.tolist(), seed=seed)
+        return _of_starts(logs, inside)
     n = len(first)
     correlation = dependence(second / first)
     length = block_length(n, correlation)
@@ -146,27 +147,35 @@ def percentile_interval(
 
     Of several starts it reaches at least as far as their percentiles scatter about that of all.
     """
-    if len(starts) >= 2:
-        found = percentile_interval(values, percentile, confidence)
-        parts = split_starts(np.asarray(values, dtype=np.float64), starts)
-        of_each = [float(np.percentile(part, percentile)) for part in parts]
-        _, error = scatter_between(of_each, found.value)
-        half = student_t(0.5 + confidence / 2, len(starts) - 1) * error
-        low = None if found.low is None else min(found.low, found.value - half)
-        high = None if found.high is None else max(found.high, found.value + half)
-        return Interval(found.value, low, high)
-    samples = np.sort(np.asarray(values, dtype=np.float64))
-    share, tail = percentile / 100, (1 - confidence) / 2
+    samples = np.asarray(values, dtype=np.float64)
     value = float(np.percentile(samples, percentile))
-    above = (np.asarray(values) > value).astype(np.float64)
-    n = max(1, int(independent_samples(above)))
-    # ranks 1..n of n independent samples; P(at most k of them lie below the percentile)
+    parts = split_starts(samples, starts)
+    of_each = [float(np.percentile(part, percentile)) for part in parts]
+    above = [(part > own).astype(np.float64) for part, own in zip(parts, of_each, strict=True)]
+    n = max(1, int(independent_samples(np.concatenate(above))))
+    low, high = _order_statistics(np.sort(samples), percentile / 100, n, (1 - confidence) / 2)
+    if len(parts) < 2:
+        return Interval(value, low, high)
+    _, error = scatter_between(of_each, value)
+    half = student_t(0.5 + confidence / 2, len(parts) - 1) * error
+    return Interval(
+        value,
+        None if low is None else min(low, value - half),
+        None if high is None else max(high, value + half),
+    )
+
+
+def _order_statistics(
+    ordered: Array, share: float, n: int, tail: float
+) -> tuple[float | None, float | None]:
+    """Return the samples between which a percentile lies, by ranks of n independent ones."""
+    # P(at most k of them lie below the percentile)
     cumulative = np.cumsum(_binomial(n, share))
     low_rank = int(np.searchsorted(cumulative, tail, side="right"))
     high_rank = int(np.searchsorted(cumulative, 1 - tail, side="left")) + 1
-    low = _at_share(samples, low_rank / n) if low_rank >= 1 else None
-    high = _at_share(samples, high_rank / n) if high_rank <= n else None
-    return Interval(value, low, high)
+    low = _at_share(ordered, low_rank / n) if low_rank >= 1 else None
+    high = _at_share(ordered, high_rank / n) if high_rank <= n else None
+    return low, high
 
 
 def dependence(samples: Array) -> float:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from cff_bench.compare.comparison import FEWEST
+from cff_bench.compare.intervals import MedianScatter, median_scatter, ratio_interval
 from cff_bench.latency.configurations import STAGES, Configuration
 from cff_bench.latency.timed_backend import TO_DEVICE, TO_HOST, copy_reasons
 from cff_bench.timing import Summary, summarize
@@ -58,8 +60,23 @@ def summarize_rounds(values_ms: Sequence[float], n_images: int) -> Summary:
     return replace(summary, jitter_ms=float(differences.mean()) if differences.size else 0.0)
 
 
+def median_ends(values_ms: Sequence[float], starts: Sequence[int]) -> dict[str, float | None]:
+    """Return the ends of the 95 % interval of a median, as `cff-bench compare` takes it.
+
+    None where there are too few samples, or some of 0 or less.
+    """
+    if len(values_ms) < FEWEST or min(values_ms) <= 0:
+        return {"low_ms": None, "high_ms": None}
+    one = MedianScatter(0.0, 0.0, 1.0)
+    interval = ratio_interval(one, median_scatter(values_ms, starts))
+    return {"low_ms": interval.low, "high_ms": interval.high}
+
+
 def configuration_facts(
-    configuration: Configuration, n_images: int, reasons: dict[str, str]
+    configuration: Configuration,
+    n_images: int,
+    reasons: dict[str, str],
+    starts: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Return stages with percentiles and their share of the mean total, the total, and throughput.
 
@@ -69,20 +86,24 @@ def configuration_facts(
     n_images : int
     reasons : dict
         Why a copy is not told apart, as `copy_reasons`.
+    starts : sequence of int
+        Rounds of every start of the process; empty for one.
     """
     timings = stage_timings(configuration, reasons)
-    total = summarize_rounds(timings.pop("total"), n_images)
+    totals = timings.pop("total")
+    total = summarize_rounds(totals, n_images)
     stages = []
     for name, values in timings.items():
         summary = summarize_rounds(values, n_images)
         # a share of means: shares then add up to one
         share = summary.mean_ms / total.mean_ms
-        stages.append({"name": name, **asdict(summary), "share": share})
+        ends = median_ends(values, starts)
+        stages.append({"name": name, **asdict(summary), **ends, "share": share})
     return {
         "name": configuration.name,
         "stages": stages,
         "not_told_apart": reasons,
-        "total": asdict(total),
+        "total": {**asdict(total), **median_ends(totals, starts)},
         "throughput": total.throughput,
         **configuration.to_dict(),
     }

@@ -192,10 +192,10 @@ def _measured(
 ) -> Measured:
     """Add what is measured besides the rounds."""
     configurations = rounds.configurations
-    facts = [
-        configuration_facts(one, len(sources), reasons_of(one, settings.backend, settings.options))
-        for one in configurations
-    ]
+    facts = []
+    for one in configurations:
+        reasons = reasons_of(one, settings.backend, settings.options)
+        facts.append(configuration_facts(one, len(sources), reasons, settings.rounds_of_starts))
     streams = measure_streams(configurations, sources, settings.streams, settings.stream_seconds)
     cold = measure_cold_starts(configurations, sources[0], settings)
     engines, no_engines = _engines(settings)

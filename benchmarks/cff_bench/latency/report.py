@@ -61,15 +61,15 @@ def energy_per_inspection(measured: "Measured") -> list[tuple[str, float]]:
 
 def _series(measured: "Measured") -> list[Series]:
     found = []
-    starts = starts_of(measured)
+    of_starts = starts_of(measured)
     for one, facts in zip(measured.configurations, measured.facts, strict=True):
         for stage, values in stage_timings(one, facts["not_told_apart"]).items():
             role = "total" if stage == "total" else ""
             name = key(measured, one.name, f"latency/{stage}")
-            found.append(Series(name, "ms", values, ROUNDS, role, starts=starts))
+            found.append(Series(name, "ms", values, ROUNDS, role, starts=of_starts))
         for call, values in device_timings(one).items():
             name = key(measured, one.name, f"device/{call}")
-            found.append(Series(name, "ms", values, ROUNDS, starts=starts))
+            found.append(Series(name, "ms", values, ROUNDS, starts=of_starts))
     for (name, n_streams), turns in measured.streams.items():
         rates = [turn.per_second for turn in turns]
         label = key(measured, name, f"throughput/{n_streams}")

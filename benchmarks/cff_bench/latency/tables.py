@@ -23,7 +23,8 @@ _MEANING = {
     "finish": "map, score, verdict, regions",
     "other": "between the stages",
 }
-JITTER_NOTE = (
+NOTE = (
+    "From, to: 95 % interval of the median, from the starts' medians where there are several. "
     "Jitter: mean absolute difference of consecutive latencies of one image (RFC 3550, 6.4.1, as a "
     "plain mean). Share: of the mean total."
 )
@@ -58,11 +59,18 @@ def _stages(measured: "Measured") -> Table:
         )
     columns = [
         Column("stage", "stage", "left"),
-        *percentile_columns(),
+        *_with_ends(percentile_columns()),
         Column("share", "share", spec=".1%"),
         Column("note", "what, or why not", "left"),
     ]
-    return Table("stages", "Stages of an inspection", _named(measured, columns), rows, JITTER_NOTE)
+    return Table("stages", "Stages of an inspection", _named(measured, columns), rows, NOTE)
+
+
+def _with_ends(columns: list[Column]) -> list[Column]:
+    """Return columns with the interval of the median beside it."""
+    after = [column.name for column in columns].index("p50_ms") + 1
+    ends = [Column("low_ms", "from", spec=".2f"), Column("high_ms", "to", spec=".2f")]
+    return [*columns[:after], *ends, *columns[after:]]
 
 
 def _subjects(measured: "Measured") -> Table:
