@@ -36,6 +36,7 @@ def add_latency_parser(subparsers: Any) -> None:
         help="part to inspect, may be given again (default: seeded noise)",
     )
     _add_turns(parser)
+    _add_besides(parser)
     add_backend_arguments(parser, "of the backend (default: the backend chooses)")
     parser.set_defaults(provider=None, threads=None)  # left to the backend where not given
     add_report_arguments(parser)
@@ -76,6 +77,10 @@ def _add_turns(parser: argparse.ArgumentParser) -> None:
         help="longest warm-up of a start beyond them, until timings are stable; 0 takes exactly "
         "--warmup (default: 30)",
     )
+
+
+def _add_besides(parser: argparse.ArgumentParser) -> None:
+    """Add what is measured besides the rounds."""
     parser.add_argument(
         "--streams",
         default="1,2",
