@@ -147,11 +147,11 @@ def test_moved_weights_can_be_named(
     arguments = [str(run), "--out", str(tmp_path / "bundle")]
     arguments += ["--weights", str(tmp_path / "moved.safetensors"), "--replace"]
     assert _fails(capsys, arguments) == "error: far enough"
-    backbone, _, config, out, settings, products = seen[0]
+    backbone, _, config, out, settings, products, images = seen[0]
     assert backbone.info.weights == "file:moved.safetensors"
     assert backbone.info.weights_sha256 == vit_backbone.info.weights_sha256
     assert config == load_config(run / CONFIG_NAME)
-    assert (out, products) == (tmp_path / "bundle", ("ring", "washer"))
+    assert (out, products, images) == (tmp_path / "bundle", ("ring", "washer"), ())
     assert settings == ExportSettings((), None, replace=True)
 
 
