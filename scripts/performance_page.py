@@ -29,8 +29,8 @@ of it anew on your machine and puts it, with plots, into `build/bench/report.htm
 
 Medians unless a column says otherwise; n is the number of timings. A dash is what could not be read
 or was not measured. Ratios come from one run in which both sides took turns; milliseconds of
-different runs or machines do not compare, except by `cff-bench compare`, whose intervals hold what differs
-between two starts of one build.
+different runs or machines do not compare, except by `cff-bench compare`, whose intervals hold what
+differs between two starts of one build.
 """
 
 
