@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cff_edge.backbones.anchored import AnchoredBackbone
 from cff_edge.backbones.protocol import BackboneInfo, StageInfo
 from cff_edge.backbones.weights import read_state_dict, weights_sha256, why_unreadable
 from cff_edge.prompts import anchors
@@ -167,7 +168,7 @@ def _tokens(features: Tensor, grid: int) -> Tensor:
     return features.flatten(2).transpose(1, 2)  # [B,E,h,w] -> [B,E,N] -> [B,N,E]
 
 
-class EfficientNetLite0:
+class EfficientNetLite0(AnchoredBackbone):
     """EfficientNet-Lite0 with anchors instead of a text tower.
 
     Parameters
@@ -225,20 +226,6 @@ class EfficientNetLite0:
             licence="Apache-2.0" if label == "imagenet" else "unknown",
         )
         self._anchors = anchors(joint_dim)
-
-    @property
-    def module(self) -> nn.Module:
-        """The image trunk; its embedding is None."""
-        return self._trunk
-
-    @property
-    def unpadded_stem(self) -> None:
-        """None: the stem reads padded input, so the normalisation cannot be folded into it."""
-        return None
-
-    def text_vectors(self, product: str) -> Tensor:
-        """Return the anchors, float32 [C,2], the same for every product."""
-        return self._anchors.clone()
 
 
 def load(model: str, weights: str, **options: Any) -> EfficientNetLite0:

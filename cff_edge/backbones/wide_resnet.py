@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import wide_resnet50_2
 
+from cff_edge.backbones.anchored import AnchoredBackbone
 from cff_edge.backbones.protocol import BackboneInfo, StageInfo
 from cff_edge.backbones.weights import read_state_dict, weights_sha256, why_unreadable
 from cff_edge.prompts import anchors
@@ -47,7 +48,7 @@ class WideResNetTrunk(nn.Module):
         return [stage.flatten(2).transpose(1, 2) for stage in stages], None
 
 
-class WideResNet:
+class WideResNet(AnchoredBackbone):
     """WideResNet50-2 with anchors instead of a text tower.
 
     Parameters
@@ -99,20 +100,6 @@ class WideResNet:
             licence="unknown" if label == "random" else "BSD-3-Clause",
         )
         self._anchors = anchors(joint_dim)
-
-    @property
-    def module(self) -> nn.Module:
-        """The image trunk; its embedding is None."""
-        return self._trunk
-
-    @property
-    def unpadded_stem(self) -> None:
-        """None: the stem reads padded input, so the normalisation cannot be folded into it."""
-        return None
-
-    def text_vectors(self, product: str) -> Tensor:
-        """Return the anchors, float32 [C,2], the same for every product."""
-        return self._anchors.clone()
 
 
 def load(model: str, weights: str, **options: Any) -> WideResNet:
